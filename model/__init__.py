@@ -1,0 +1,1 @@
+"""Networks, losses and metrics for semantic segmentation, as Keras and TensorFlow objects."""

@@ -1,0 +1,110 @@
+"""ResNet features at a chosen output stride (He et al. 2016), in torchvision's layout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from model.layers import conv_batch_norm
+
+OUTPUT_STRIDES = (8, 16, 32)
+
+
+def _relu(x: Any, name: str) -> Any:
+    return keras.layers.ReLU(name=name)(x)
+
+
+def _shortcut(x: Any, filters: int, stride: int, name: str) -> Any:
+    """The input itself, or projected to ``filters`` channels. They double wherever stride is 2."""
+    if x.shape[-1] == filters:
+        return x
+    return conv_batch_norm(x, filters, 1, stride=stride, name=f"{name}_shortcut")
+
+
+def _basic_block(x: Any, channels: int, stride: int, rates: tuple[int, int], name: str) -> Any:
+    """Two 3x3 convolutions, the first with the stride. See `resnet` on the two rates."""
+    shortcut = _shortcut(x, channels, stride, name)
+    x = conv_batch_norm(x, channels, 3, stride=stride, rate=rates[0], name=f"{name}_conv1")
+    x = _relu(x, f"{name}_conv1_relu")
+    x = conv_batch_norm(x, channels, 3, rate=rates[1], name=f"{name}_conv2")
+    return _relu(keras.layers.Add(name=f"{name}_add")([x, shortcut]), f"{name}_relu")
+
+
+def _bottleneck_block(x: Any, channels: int, stride: int, rates: tuple[int, int], name: str) -> Any:
+    """1x1, 3x3 with the stride, 1x1 to four times the channels. A 1x1 needs no rate."""
+    shortcut = _shortcut(x, 4 * channels, stride, name)
+    x = conv_batch_norm(x, channels, 1, name=f"{name}_conv1")
+    x = _relu(x, f"{name}_conv1_relu")
+    x = conv_batch_norm(x, channels, 3, stride=stride, rate=rates[0], name=f"{name}_conv2")
+    x = _relu(x, f"{name}_conv2_relu")
+    x = conv_batch_norm(x, 4 * channels, 1, name=f"{name}_conv3")
+    return _relu(keras.layers.Add(name=f"{name}_add")([x, shortcut]), f"{name}_relu")
+
+
+_BLOCKS = {
+    18: (_basic_block, (2, 2, 2, 2)),
+    34: (_basic_block, (3, 4, 6, 3)),
+    50: (_bottleneck_block, (3, 4, 6, 3)),
+    101: (_bottleneck_block, (3, 4, 23, 3)),
+}
+
+
+def resnet(
+    inputs: Any, depth: int, output_stride: int, width_multiplier: float = 1.0
+) -> tuple[Any, Any]:
+    """Builds a ResNet without its classifier and returns the features of its last two stages.
+
+    Beyond the output stride a stage keeps its resolution, and its convolutions are dilated
+    instead. Each reads its input at the rate (stride the plain network has there) / (output
+    stride), so the features, subsampled, are those of the plain network with the same weights.
+    The convolution in whose place the stride was still takes the rate before it; torchvision does
+    so too, hszhao/semseg gives it the rate after it.
+
+    Args:
+      inputs: Keras tensor of normalised pixels, [B, H, W, 3]; H and W may be None.
+      depth: 18, 34, 50 or 101.
+      output_stride: 8, 16 or 32; the last is the plain network.
+      width_multiplier: Factor of all channel counts.
+
+    Returns:
+      The features of stage 3 and stage 4, Keras tensors of
+      [B, ceil(H / s), ceil(W / s), C], where s is the smaller of ``output_stride`` and 16 or 32,
+      and C is 256 and 512 (basic blocks) or 1024 and 2048, times ``width_multiplier``.
+
+    Raises:
+      ValueError: If an argument is not as said above.
+    """
+    if depth not in _BLOCKS:
+        raise ValueError(f"`depth` must be one of {sorted(_BLOCKS)}. Received: {depth}")
+    if output_stride not in OUTPUT_STRIDES:
+        raise ValueError(
+            f"`output_stride` must be one of {OUTPUT_STRIDES}. Received: {output_stride}"
+        )
+    base_channels = round(64 * width_multiplier)
+    if base_channels < 1:
+        raise ValueError(
+            "`width_multiplier` must leave the first stage (64 channels) one channel or more. "
+            f"Received: {width_multiplier}"
+        )
+    block, block_counts = _BLOCKS[depth]
+
+    x = conv_batch_norm(inputs, base_channels, 7, stride=2, name="stem_conv")
+    x = _relu(x, "stem_relu")
+    # After a ReLU, padding with 0 and padding with -inf give the same maximum.
+    x = keras.layers.ZeroPadding2D(1, name="stem_pool_pad")(x)
+    x = keras.layers.MaxPooling2D(3, strides=2, name="stem_pool")(x)
+
+    features = []
+    stride_so_far, rate = 4, 1
+    for stage, block_count in enumerate(block_counts, start=1):
+        plain_stride = 1 if stage == 1 else 2
+        stride = plain_stride if stride_so_far * plain_stride <= output_stride else 1
+        stride_so_far *= stride
+        rate_before, rate = rate, rate * plain_stride // stride
+        channels = base_channels * 2 ** (stage - 1)
+        x = block(x, channels, stride, (rate_before, rate), f"stage{stage}_block1")
+        for index in range(2, block_count + 1):
+            x = block(x, channels, 1, (rate, rate), f"stage{stage}_block{index}")
+        features.append(x)
+    return features[2], features[3]

@@ -1,0 +1,228 @@
+"""Shards -> batches for training and for evaluation.
+
+Which record stands at which place of an epoch, and how it is augmented, is a pure function of
+(seed, position): position counts examples from the start of training. So a run goes on at any
+step without replaying the steps before it, and the global batch of a step holds the same examples
+on any number of replicas. Records are read by their offset, one at a time; nothing is held in
+memory and no shuffle buffer is filled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+from etils import epath
+
+from pipeline import augment, dataset_info
+from pipeline.dataset_info import DatasetInfo
+from pipeline.palette import IGNORE_LABEL
+from pipeline.records import parse_record
+
+Batch = dict[str, tf.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """How training examples are changed; see `pipeline.augment`.
+
+    Attributes:
+      crop_size: Side of the square training crop, in pixels.
+      min_scale: Smallest random scale.
+      max_scale: Largest random scale.
+      flip: Mirror one in two.
+      color_strength: Largest relative change of brightness, contrast and saturation; 0 for none.
+    """
+
+    crop_size: int = 256
+    min_scale: float = 0.5
+    max_scale: float = 2.0
+    flip: bool = True
+    color_strength: float = 0.25
+
+
+class RecordReader:
+    """Random access to the records of one split.
+
+    Args:
+      data_dir: A records folder.
+      split: The split's name.
+
+    Raises:
+      DatasetError: Where the folder is incomplete or has no such split.
+    """
+
+    def __init__(self, data_dir: str, split: str) -> None:
+        self.info: DatasetInfo = dataset_info.load_info(data_dir)
+        self.split = self.info.split(split)
+        offsets = dataset_info.load_offsets(data_dir, split)
+        lengths = [shard.num_records for shard in self.split.shards]
+        if len(offsets) != sum(lengths):
+            raise dataset_info.DatasetError(
+                f"{dataset_info.OFFSETS_FILE} in {data_dir!r} lists {len(offsets)} records of "
+                f"{split!r}, {dataset_info.INFO_FILE} lists {sum(lengths)}; write the records "
+                "again with pipeline.preprocess."
+            )
+        self._files = [str(epath.Path(data_dir) / shard.file) for shard in self.split.shards]
+        self._shard_of_record = np.repeat(np.arange(len(lengths)), lengths)
+        self._offsets = offsets
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def read(self, index: tf.Tensor) -> tf.data.Dataset:
+        """A data set of one serialised record.
+
+        Args:
+          index: int64 scalar, the record's number within the split.
+        """
+        file = tf.gather(tf.constant(self._files), tf.gather(self._shard_of_record, index))
+        # tf.data.TFRecordDataset does not pass byte_offsets on; the operation below it takes them.
+        variant = tf.raw_ops.TFRecordDatasetV2(
+            filenames=file[tf.newaxis],
+            compression_type="",
+            buffer_size=0,
+            byte_offsets=tf.gather(self._offsets, index)[tf.newaxis],
+        )
+        return tf.data.experimental.from_variant(variant, tf.TensorSpec([], tf.string)).take(1)
+
+
+def training_dataset(
+    reader: RecordReader,
+    augmentation: Augmentation,
+    *,
+    seed: int,
+    global_batch_size: int,
+    first_step: int,
+    last_step: int,
+    replicas: int = 1,
+    worker: int = 0,
+    num_workers: int = 1,
+) -> tf.data.Dataset:
+    """Batches for the steps `first_step` to `last_step` - 1.
+
+    Args:
+      reader: The training split.
+      augmentation: How examples are changed.
+      seed: Of order and augmentation.
+      global_batch_size: Examples of a step, over all replicas.
+      first_step: The step to begin with.
+      last_step: The step to end before.
+      replicas: Over all workers; a batch of the result is one replica's.
+      worker: Number of this input pipeline.
+      num_workers: Input pipelines in all; each gives its own part of every step's examples.
+
+    Returns:
+      Batches of ``key`` string [B], ``image`` float32 [B, S, S, 3] with levels 0 to 255, ``label``
+      uint8 [B, S, S] with S the crop size and B = global_batch_size / replicas.
+
+    Raises:
+      ValueError: Where the global batch cannot be divided evenly among the replicas.
+    """
+    if global_batch_size % replicas or replicas % num_workers:
+        raise ValueError(
+            "The global batch must divide evenly among the replicas, and those among the workers. "
+            f"Received: global_batch_size={global_batch_size}, replicas={replicas}, "
+            f"num_workers={num_workers}"
+        )
+    num_records = len(reader)
+    local_size = global_batch_size // num_workers
+    fill = float(np.mean(reader.info.mean))
+
+    def position_of(place: tf.Tensor) -> tf.Tensor:
+        step, place_in_step = place // local_size, place % local_size
+        return step * global_batch_size + worker * local_size + place_in_step
+
+    def read(position: tf.Tensor) -> tf.data.Dataset:
+        epoch, place = position // num_records, position % num_records
+        index = tf.random.experimental.index_shuffle(
+            place, seed=tf.stack([tf.constant(seed, tf.int64), epoch, 0]), max_index=num_records - 1
+        )
+        return reader.read(index).map(lambda data: (data, position))
+
+    def decode(data: tf.Tensor, position: tf.Tensor) -> Batch:
+        example = parse_record(data)
+        example["image"], example["label"] = _augmented(
+            example, augmentation, fill, tf.stack([tf.constant(seed, tf.int64), position])
+        )
+        return example
+
+    return (
+        tf.data.Dataset.range(first_step * local_size, last_step * local_size)
+        .map(position_of)
+        .flat_map(read)
+        .map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        .batch(global_batch_size // replicas, drop_remainder=True)
+        .prefetch(tf.data.AUTOTUNE)
+    )
+
+
+def _augmented(
+    example: Batch, options: Augmentation, fill: float, seed: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    image, label = augment.random_scale_crop_flip(
+        example["image"],
+        example["label"],
+        seed,
+        crop_size=options.crop_size,
+        min_scale=options.min_scale,
+        max_scale=options.max_scale,
+        flip=options.flip,
+        fill=fill,
+    )
+    if options.color_strength:
+        color_seed = tf.random.experimental.stateless_fold_in(seed, 1)
+        image = augment.random_color(image, color_seed, options.color_strength)
+    return image, label
+
+
+def evaluation_dataset(
+    reader: RecordReader, *, global_batch_size: int, replicas: int = 1
+) -> tf.data.Dataset:
+    """Every record once, in order, unchanged; every batch is full.
+
+    Photos are padded at the bottom and right to the largest of the split, so that a result does
+    not depend on the batch size. Padding, and the rows that fill the last batch, carry label 255.
+
+    Args:
+      reader: The split to evaluate.
+      global_batch_size: Examples of a step, over all replicas.
+      replicas: A batch of the result is one replica's.
+
+    Returns:
+      Batches of ``key`` string [B], ``image`` float32 [B, H, W, 3] with levels 0 to 255, ``label``
+      uint8 [B, H, W], ``valid`` bool [B], false for rows that only fill the batch.
+    """
+    num_records = len(reader)
+    num_steps = -(-num_records // global_batch_size)
+    height, width = reader.split.max_height, reader.split.max_width
+    fill = float(np.mean(reader.info.mean))
+
+    def read(place: tf.Tensor) -> tf.data.Dataset:
+        data = reader.read(tf.minimum(place, num_records - 1))
+        return data.map(lambda record: (record, place < num_records))
+
+    def decode(data: tf.Tensor, valid: tf.Tensor) -> Batch:
+        example = parse_record(data)
+        rows = [0, height - tf.shape(example["label"])[0]]
+        columns = [0, width - tf.shape(example["label"])[1]]
+        image = tf.cast(example["image"], tf.float32)
+        image = tf.pad(image, [rows, columns, [0, 0]], constant_values=fill)
+        ignore = tf.constant(IGNORE_LABEL, tf.uint8)
+        label = tf.pad(example["label"], [rows, columns], constant_values=ignore)
+        label = tf.where(valid, label, ignore)
+        return {
+            "key": example["key"],
+            "image": tf.ensure_shape(image, [height, width, 3]),
+            "label": tf.ensure_shape(label, [height, width]),
+            "valid": valid,
+        }
+
+    return (
+        tf.data.Dataset.range(num_steps * global_batch_size)
+        .flat_map(read)
+        .map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        .batch(global_batch_size // replicas, drop_remainder=True)
+        .prefetch(tf.data.AUTOTUNE)
+    )

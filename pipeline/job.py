@@ -1,0 +1,298 @@
+"""The preprocessing job as one call: checks, Beam pipeline, publication, report."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import re
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import metadata
+
+import apache_beam as beam
+from apache_beam.io.filesystem import BeamIOError
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
+from tqdm import tqdm
+
+from pipeline import dataset_info, output_folder, pairs, transforms
+from pipeline.dataset_info import DatasetInfo, ShardSummary
+from pipeline.errors import UserError
+from pipeline.palette import CITYSCAPES, Palette, parse_palette
+
+PAIRS_PER_SHARD = 256
+"""About half a second of one core's work and 10 MB: fine enough to spread, large enough to read."""
+
+_LOCAL_RUNNER = "FnApiRunner"
+
+
+@dataclasses.dataclass(frozen=True)
+class JobOptions:
+    """What `pipeline.preprocess` takes as flags; they are explained there."""
+
+    input_dir: str
+    output_dir: str
+    name: str = "pairs"
+    image_side: str = "left"
+    palette: str = "cityscapes"
+    num_shards: int | None = None
+    num_workers: int = 1
+    max_bad_fraction: float = 0.05
+    overwrite: bool = False
+
+
+class JobError(UserError):
+    """A job that cannot start, or whose result must not be used."""
+
+
+def run(options: JobOptions, beam_arguments: Sequence[str] = ()) -> DatasetInfo:
+    """Runs the job; `options.output_dir` is then complete, or as it was before.
+
+    Args:
+      options: What to read and how to write it.
+      beam_arguments: Beam's own flags; without ``--runner`` the job runs on this machine.
+
+    Raises:
+      UserError: Where something given cannot be used, or too many pairs are bad.
+    """
+    started = time.monotonic()
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", options.name):
+        raise JobError(
+            f"--name takes lower-case letters, digits and _ only. Received: {options.name!r}."
+        )
+    beam_options = _beam_options(options, beam_arguments)
+    palette = load_palette(options.palette)
+    folders, num_pairs = _find_splits(options.input_dir)
+    convert = transforms.ConvertOptions(
+        name=options.name,
+        image_side=options.image_side,
+        palette=palette,
+        num_shards=_shards_per_split(num_pairs, options.num_shards),
+    )
+    with output_folder.replacing(options.output_dir, options.overwrite) as staging:
+        summaries = _run_pipeline(folders, staging, convert, beam_options, num_pairs)
+        _check_complete(summaries, num_pairs)
+        _check_bad(summaries, sum(num_pairs.values()), options)
+        info = dataset_info.build_info(options.name, summaries, palette, _provenance(options))
+        _write_description(staging, info, summaries)
+    print(_report(info, options.output_dir, time.monotonic() - started))
+    return info
+
+
+def load_palette(name: str) -> Palette:
+    """The Cityscapes palette by its name, or one from a file.
+
+    Raises:
+      UserError: Where the file is missing or no palette.
+    """
+    if name == CITYSCAPES.name:
+        return CITYSCAPES
+    try:
+        text = transforms.read_bounded(name).decode()
+    except (OSError, UnicodeDecodeError, BeamIOError) as error:
+        raise UserError(
+            f"--palette takes 'cityscapes' or a .json or .csv file that can be read. "
+            f"Received: {name!r}."
+        ) from error
+    return parse_palette(text, name)
+
+
+def _beam_options(options: JobOptions, arguments: Sequence[str]) -> PipelineOptions:
+    """Beam's options; on the local runner a flag that Beam does not know is an error."""
+    arguments = list(arguments)
+    if any(argument.split("=")[0] == "--runner" for argument in arguments):
+        return PipelineOptions([*arguments, f"--num_workers={options.num_workers}"])
+    beam_flags = PipelineOptions(arguments)
+    known = beam_flags.get_all_options(drop_default=True)
+    given = beam_flags.get_all_options(drop_default=True, retain_unknown_options=True)
+    for name in given:
+        if name not in known:
+            raise UserError(f"There is no flag --{name}. (--help lists the flags.)")
+    mode = "in_memory" if options.num_workers == 1 else "multi_processing"
+    return PipelineOptions(
+        [
+            *arguments,
+            f"--runner={_LOCAL_RUNNER}",
+            f"--direct_num_workers={options.num_workers}",
+            f"--direct_running_mode={mode}",
+        ]
+    )
+
+
+def _find_splits(input_dir: str) -> tuple[dict[str, str], dict[str, int]]:
+    """The folder of each split, and how many pairs it holds."""
+    try:
+        (match,) = FileSystems.match([FileSystems.join(input_dir.rstrip("/"), "**")])
+    except BeamIOError as error:
+        raise pairs.InputError(f"--input_dir {input_dir!r} cannot be read: {error}.") from error
+    paths = [found.path.replace("\\", "/") for found in match.metadata_list]
+    if not paths:
+        raise pairs.InputError(f"--input_dir {input_dir!r} is missing or empty.")
+    folders, left_out = pairs.find_splits(paths, input_dir)
+    if left_out:
+        logging.warning(
+            "%d images outside %s are left out.", left_out, ", ".join(folders.values())
+        )
+    images = Counter(path.rpartition("/")[0] for path in paths if pairs.is_image_name(path))
+    return folders, {split: images[folder] for split, folder in folders.items()}
+
+
+def _shards_per_split(num_pairs: dict[str, int], num_shards: int | None) -> dict[str, int]:
+    for split, count in num_pairs.items():
+        if num_shards and num_shards > count:
+            raise UserError(
+                f"--num_shards must not exceed a split's pairs: {split!r} has {count}. "
+                f"Received: {num_shards}."
+            )
+    return {
+        split: num_shards or math.ceil(count / PAIRS_PER_SHARD)
+        for split, count in num_pairs.items()
+    }
+
+
+def _run_pipeline(
+    folders: dict[str, str],
+    staging: str,
+    convert: transforms.ConvertOptions,
+    beam_options: PipelineOptions,
+    num_pairs: dict[str, int],
+) -> list[ShardSummary]:
+    pipeline = beam.Pipeline(options=beam_options)
+    _ = (
+        pipeline
+        | "FindPairs" >> transforms.FindPairs(folders)
+        | "WriteShards" >> transforms.WriteShards(staging, convert)
+    )
+    with _progress(staging, sum(num_pairs.values())):
+        pipeline.run().wait_until_finish()
+    return list(_read_summaries(staging, set()))
+
+
+def _read_summaries(staging: str, seen: set[str]) -> Iterator[ShardSummary]:
+    """The summaries in a folder that are not yet in `seen`, which they are added to."""
+    pattern = FileSystems.join(staging, "*" + transforms.SUMMARY_SUFFIX)
+    (match,) = FileSystems.match([pattern])
+    for found in match.metadata_list:
+        if found.path not in seen:
+            seen.add(found.path)
+            yield ShardSummary.from_json(transforms.read_bounded(found.path).decode())
+
+
+@contextmanager
+def _progress(staging: str, total: int) -> Iterator[None]:
+    """Shows how many pairs are done, shard by shard, while the pipeline runs anywhere."""
+    stop = threading.Event()
+    with tqdm(total=total, unit="pair", desc="preprocess", disable=not sys.stderr.isatty()) as bar:
+
+        def watch() -> None:
+            seen: set[str] = set()
+            while True:
+                finished = stop.wait(0.5)
+                for summary in _read_summaries(staging, seen):
+                    bar.update(summary.num_records + len(summary.bad))
+                if finished:
+                    return
+
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+
+def _check_complete(summaries: Sequence[ShardSummary], num_pairs: dict[str, int]) -> None:
+    """Holds what was written against what was found, split by split."""
+    done: Counter[str] = Counter()
+    for summary in summaries:
+        done[summary.split] += summary.num_records + len(summary.bad)
+    for split, expected in num_pairs.items():
+        if done[split] != expected:
+            raise JobError(
+                f"Split {split!r}: {expected} pairs were found, but {done[split]} came out of the "
+                "job. Nothing was published; did files change while it ran?"
+            )
+
+
+def _check_bad(summaries: Sequence[ShardSummary], total: int, options: JobOptions) -> None:
+    bad = [entry for summary in summaries for entry in summary.bad]
+    if len(bad) <= options.max_bad_fraction * total and len(bad) < total:
+        return
+    path = f"{options.output_dir.rstrip('/')}.{dataset_info.BAD_PAIRS_FILE}"
+    transforms.write_whole(path, _bad_pairs_lines(summaries))
+    raise JobError(
+        f"{len(bad)} of {total} pairs are bad, more than --max_bad_fraction="
+        f"{options.max_bad_fraction:g} allows; the first: {bad[0].split}/{bad[0].key}: "
+        f"{bad[0].reason}. All of them: {path}. Nothing else was written."
+    )
+
+
+def _bad_pairs_lines(summaries: Sequence[ShardSummary]) -> bytes:
+    entries = sorted(
+        (entry for summary in summaries for entry in summary.bad),
+        key=lambda entry: (entry.split, entry.key),
+    )
+    return "".join(json.dumps(dataclasses.asdict(entry)) + "\n" for entry in entries).encode()
+
+
+def _provenance(options: JobOptions) -> dict[str, object]:
+    return {
+        "input_dir": options.input_dir,
+        "image_side": options.image_side,
+        "label_recovery": "nearest",
+        "versions": {
+            package: metadata.version(package)
+            for package in ("apache-beam", "numpy", "opencv-python-headless")
+        },
+    }
+
+
+def _write_description(
+    staging: str, info: DatasetInfo, summaries: Sequence[ShardSummary]
+) -> None:
+    """Writes all that stands beside the shards; the file that makes it a data set comes last."""
+    dataset_info.write_tfds_metadata(staging, info)
+    for name, data in (
+        (dataset_info.BAD_PAIRS_FILE, _bad_pairs_lines(summaries)),
+        (dataset_info.OFFSETS_FILE, dataset_info.encode_offsets(summaries)),
+        (dataset_info.INFO_FILE, info.to_json().encode()),
+    ):
+        transforms.write_whole(FileSystems.join(staging, name), data)
+    (leftovers,) = FileSystems.match([FileSystems.join(staging, "*" + transforms.SUMMARY_SUFFIX)])
+    FileSystems.delete([found.path for found in leftovers.metadata_list])
+
+
+def _report(info: DatasetInfo, output_dir: str, seconds: float) -> str:
+    """The closing table: pairs, then the share of each class in each split."""
+    names = list(info.splits)
+    splits = list(info.splits.values())
+    rows: list[tuple[str, list[str]]] = [
+        ("pairs read", [f"{s.num_records + s.num_bad_pairs:,}" for s in splits]),
+        ("written", [f"{s.num_records:,}" for s in splits]),
+        ("bad", [f"{s.num_bad_pairs:,}" for s in splits]),
+        ("shards", [f"{len(s.shards):,}" for s in splits]),
+        ("megabytes", [f"{sum(h.num_bytes for h in s.shards) / 1e6:,.1f}" for s in splits]),
+        ("pixels of", ["" for _ in splits]),
+    ]
+    classes = [*info.palette.class_names, "(ignored)"]
+    for index, name in enumerate(classes):
+        shares = []
+        for split in splits:
+            pixels = [*split.class_pixels, split.ignored_pixels]
+            shares.append(f"{pixels[index] / max(sum(pixels), 1):.3%}")
+        rows.append((f"  {name}", shares))
+    lines = [f"{'':<16}" + "".join(f"{name:>12}" for name in names)]
+    lines += [f"{title:<16}" + "".join(f"{cell:>12}" for cell in cells) for title, cells in rows]
+    total = sum(split.num_records for split in splits)
+    lines.append(f"{total:,} records in {seconds:.1f} s ({total / seconds:,.0f} a second).")
+    if any(split.num_bad_pairs for split in splits):
+        lines.append(f"Bad pairs, each with its reason: {output_dir}/{dataset_info.BAD_PAIRS_FILE}")
+    lines.append(f"Records: {output_dir}")
+    return "\n".join(lines)

@@ -1,0 +1,178 @@
+"""Side-by-side pairs: find them, decode them safely, split them; what a bad pair is."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import io
+import posixpath
+import re
+from collections.abc import Iterable
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from pipeline.errors import UserError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+MAX_FILE_BYTES = 2**28
+MAX_PIXELS = 2**26
+"""8192 x 8192: far above any street photo, far below what fills a worker's memory."""
+
+SIDES = ("left", "right")
+
+
+class InputError(UserError):
+    """An input folder that holds no usable splits."""
+
+
+class BadPair(Exception):
+    """A file that is no usable pair. The class names the kind of fault, the text is the reason."""
+
+
+class FileTooLarge(BadPair):
+    """More than `MAX_FILE_BYTES`."""
+
+
+class NotAnImage(BadPair):
+    """Neither JPEG nor PNG, whatever its name says."""
+
+
+class ImageTooLarge(BadPair):
+    """More than `MAX_PIXELS` by its header; never decoded."""
+
+
+class UnsupportedMode(BadPair):
+    """Not three channels of colour, e.g. with transparency, CMYK or greyscale."""
+
+
+class OddWidth(BadPair):
+    """Cannot be cut into two halves of one size."""
+
+
+class TruncatedImage(BadPair):
+    """A good header, but the pixels are cut short or broken."""
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class FoundPair:
+    """A file that by its name and place should be a pair.
+
+    Attributes:
+      split: The name of its folder.
+      key: Its file name, unique within the split.
+      path: Where it is.
+    """
+
+    split: str
+    key: str
+    path: str
+
+
+def find_splits(paths: Iterable[str], input_dir: str) -> tuple[dict[str, str], int]:
+    """Which folders are splits: the shallowest ones that hold images.
+
+    Kaggle's archive nests a second copy of the data (``cityscapes_data/cityscapes_data/train``);
+    only the upper one counts.
+
+    Args:
+      paths: Every file below `input_dir`, with forward slashes.
+      input_dir: The folder that was searched.
+
+    Returns:
+      The folder of each split by its name, and how many images lie elsewhere and are left out.
+
+    Raises:
+      InputError: Where there are none, or the images lie in `input_dir` itself.
+    """
+    root = input_dir.rstrip("/")
+    images_per_folder = collections.Counter(posixpath.dirname(p) for p in paths if is_image_name(p))
+    if not images_per_folder:
+        raise InputError(
+            f"No pairs in {input_dir!r}: expected a folder per split, such as train/ and val/, "
+            f"with {', '.join(IMAGE_SUFFIXES)} files."
+        )
+    depth = min(folder.count("/") for folder in images_per_folder)
+    folders = sorted(f for f in images_per_folder if f.count("/") == depth)
+    if folders == [root]:
+        raise InputError(
+            f"The images lie directly in {input_dir!r}: put each split's into a folder of its "
+            "own, such as train/ and val/."
+        )
+    parents = {posixpath.dirname(folder) for folder in folders}
+    if len(parents) > 1:
+        raise InputError(
+            f"{input_dir!r} holds several data sets ({', '.join(sorted(parents))}): name one of them."
+        )
+    splits = {posixpath.basename(folder): folder for folder in folders}
+    for split in splits:
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", split):
+            raise InputError(
+                f"The folder {splits[split]!r} cannot name a split: use letters, digits and _ only."
+            )
+    left_out = sum(images_per_folder.values()) - sum(images_per_folder[f] for f in folders)
+    return splits, left_out
+
+
+def is_image_name(path: str) -> bool:
+    name = posixpath.basename(path)
+    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+
+
+def decode_image(data: bytes) -> np.ndarray:
+    """Decodes a JPEG or PNG of unknown origin.
+
+    The header is read first, so that a decompression bomb is never unpacked.
+
+    Args:
+      data: The file's bytes.
+
+    Returns:
+      uint8 [H, W, 3], RGB. A rotation noted in EXIF is not applied: it would turn a pair's halves.
+
+    Raises:
+      BadPair: One of its kinds.
+    """
+    if len(data) > MAX_FILE_BYTES:
+        raise FileTooLarge(f"the file has over {MAX_FILE_BYTES >> 20} MiB")
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as header:
+            (width, height), mode = header.size, header.mode
+            transparent = "transparency" in header.info
+    except Image.DecompressionBombError as error:
+        raise ImageTooLarge(str(error)) from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise NotAnImage("not a JPEG or PNG file" if data else "the file is empty") from error
+    if width * height > MAX_PIXELS:
+        raise ImageTooLarge(f"{width}x{height} pixels; at most {MAX_PIXELS} are decoded")
+    if mode not in ("RGB", "P") or transparent:
+        raise UnsupportedMode(
+            f"{'transparent' if transparent else 'mode'} {mode}; expected three channels of colour"
+        )
+    pixels = cv2.imdecode(
+        np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    )
+    if pixels is None or pixels.shape != (height, width, 3):
+        raise TruncatedImage(f"the {width}x{height} image is cut short or broken")
+    return pixels
+
+
+def split_pair(pixels: np.ndarray, image_side: str) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts a pair into its halves.
+
+    Args:
+      pixels: uint8 [H, 2W, 3].
+      image_side: Where the photo is, ``left`` or ``right``.
+
+    Returns:
+      Photo and mask, uint8 [H, W, 3] each (views).
+
+    Raises:
+      OddWidth: Where the width is odd.
+    """
+    height, width, _ = pixels.shape
+    if width % 2:
+        raise OddWidth(f"{width}x{height}; a pair's width must be even to be cut in two")
+    left, right = pixels[:, : width // 2], pixels[:, width // 2 :]
+    return (left, right) if image_side == "left" else (right, left)
