@@ -66,7 +66,7 @@ def article() -> keras.Model:
       A model from RGB pixels in 0 to 255, uint8 or float32 [B, H, W, 3], to a dict of ``colors``,
       float32 [B, H, W, 3] RGB in 0 to 1.
 
-    Reference: "Implementing PSPNet in Keras", the code in
+    Reference: the code in
     https://ztlevi.gitbook.io/ml-101/computer-vision/segmentation/pspnet.
     """
     pixels = keras.Input([None, None, 3], dtype="float32", name="pixels")

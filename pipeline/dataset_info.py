@@ -222,9 +222,7 @@ def _build_split(shards: Sequence[ShardSummary], palette: Palette) -> SplitInfo:
     label_pixels = np.sum([s.label_pixels for s in shards], axis=0, dtype=np.int64)
     class_pixels = label_pixels[: palette.num_classes]
     return SplitInfo(
-        shards=[
-            ShardInfo(s.file, s.num_records, sum(s.record_bytes), s.sha256) for s in shards
-        ],
+        shards=[ShardInfo(s.file, s.num_records, sum(s.record_bytes), s.sha256) for s in shards],
         class_pixels=class_pixels.tolist(),
         ignored_pixels=int(label_pixels.sum() - class_pixels.sum()),
         max_height=max(s.max_height for s in shards),

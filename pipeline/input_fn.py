@@ -9,37 +9,17 @@ memory and no shuffle buffer is filled.
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import tensorflow as tf
 from etils import epath
 
 from pipeline import augment, dataset_info
 from pipeline.dataset_info import DatasetInfo
+from pipeline.options import Augmentation
 from pipeline.palette import IGNORE_LABEL
 from pipeline.records import parse_record
 
 Batch = dict[str, tf.Tensor]
-
-
-@dataclasses.dataclass(frozen=True)
-class Augmentation:
-    """How training examples are changed; see `pipeline.augment`.
-
-    Attributes:
-      crop_size: Side of the square training crop, in pixels.
-      min_scale: Smallest random scale.
-      max_scale: Largest random scale.
-      flip: Mirror one in two.
-      color_strength: Largest relative change of brightness, contrast and saturation; 0 for none.
-    """
-
-    crop_size: int = 256
-    min_scale: float = 0.5
-    max_scale: float = 2.0
-    flip: bool = True
-    color_strength: float = 0.25
 
 
 class RecordReader:
@@ -137,7 +117,7 @@ def training_dataset(
     def read(position: tf.Tensor) -> tf.data.Dataset:
         epoch, place = position // num_records, position % num_records
         index = tf.random.experimental.index_shuffle(
-            place, seed=tf.stack([tf.constant(seed, tf.int64), epoch, 0]), max_index=num_records - 1
+            place, seed=tf.stack([tf.constant(seed, tf.int64), epoch]), max_index=num_records - 1
         )
         return reader.read(index).map(lambda data: (data, position))
 

@@ -136,9 +136,7 @@ def _find_splits(input_dir: str) -> tuple[dict[str, str], dict[str, int]]:
         raise pairs.InputError(f"--input_dir {input_dir!r} is missing or empty.")
     folders, left_out = pairs.find_splits(paths, input_dir)
     if left_out:
-        logging.warning(
-            "%d images outside %s are left out.", left_out, ", ".join(folders.values())
-        )
+        logging.warning("%d images outside %s are left out.", left_out, ", ".join(folders.values()))
     images = Counter(path.rpartition("/")[0] for path in paths if pairs.is_image_name(path))
     return folders, {split: images[folder] for split, folder in folders.items()}
 
@@ -254,9 +252,7 @@ def _provenance(options: JobOptions) -> dict[str, object]:
     }
 
 
-def _write_description(
-    staging: str, info: DatasetInfo, summaries: Sequence[ShardSummary]
-) -> None:
+def _write_description(staging: str, info: DatasetInfo, summaries: Sequence[ShardSummary]) -> None:
     """Writes all that stands beside the shards; the file that makes it a data set comes last."""
     dataset_info.write_tfds_metadata(staging, info)
     for name, data in (

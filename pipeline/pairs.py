@@ -7,7 +7,7 @@ import dataclasses
 import io
 import posixpath
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import cv2
 import numpy as np
@@ -120,13 +120,14 @@ def is_image_name(path: str) -> bool:
     return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
 
 
-def decode_image(data: bytes) -> np.ndarray:
+def decode_image(data: bytes, modes: Collection[str] = ("RGB", "P")) -> np.ndarray:
     """Decodes a JPEG or PNG of unknown origin.
 
     The header is read first, so that a decompression bomb is never unpacked.
 
     Args:
       data: The file's bytes.
+      modes: Pillow's names of the pixel formats that are good; all are decoded to RGB.
 
     Returns:
       uint8 [H, W, 3], RGB. A rotation noted in EXIF is not applied: it would turn a pair's halves.
@@ -146,7 +147,7 @@ def decode_image(data: bytes) -> np.ndarray:
         raise NotAnImage("not a JPEG or PNG file" if data else "the file is empty") from error
     if width * height > MAX_PIXELS:
         raise ImageTooLarge(f"{width}x{height} pixels; at most {MAX_PIXELS} are decoded")
-    if mode not in ("RGB", "P") or transparent:
+    if mode not in modes or transparent:
         raise UnsupportedMode(
             f"{'transparent' if transparent else 'mode'} {mode}; expected three channels of colour"
         )

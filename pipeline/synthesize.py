@@ -10,19 +10,20 @@ depends on the generator alone, not on the size in pixels.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import os
 import shutil
-import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from absl import flags
-from tqdm import tqdm
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from pipeline import cli
 from pipeline.errors import UserError
@@ -59,7 +60,26 @@ _END = 90.0  # Metres to the end of the street.
 _SUBPIXEL_BITS = 4
 
 Rng = np.random.Generator
-Thing = Callable[["Canvas", Rng], None]
+Span = tuple[float, float]
+Thing = tuple[float, Callable[["Canvas", Rng], None]]
+"""Its distance in metres and what draws it."""
+
+
+class Side(NamedTuple):
+    """One side of the street: where things are across it, in metres to the right of the camera.
+
+    `sign` is -1 on the left and 1 on the right; `lane` is the middle of the traffic lane; then
+    outwards the `kerb`, where the sidewalk begins (`verge`) and ends (`walk`), and the building
+    `line`.
+    """
+
+    sign: int
+    lane: float
+    kerb: float
+    verge: float
+    walk: float
+    line: float
+    bays: bool
 
 
 class Canvas:
@@ -161,13 +181,13 @@ def _circle(corners: int) -> np.ndarray:
     return np.stack([np.cos(angle), np.sin(angle), np.zeros(corners)], -1)
 
 
-def _bar(x0: float, y0: float, x1: float, y1: float, z: float, width: float) -> np.ndarray:
-    """A straight stroke from one point to another, facing the camera."""
+def _bar(start: Span, end: Span, z: float, width: float) -> np.ndarray:
+    """A straight stroke from one point (x, y) to another, facing the camera."""
+    (x0, y0), (x1, y1) = start, end
     scale = 0.5 * width / math.hypot(x1 - x0, y1 - y0)
     u, v = (y0 - y1) * scale, (x1 - x0) * scale
-    return np.array(
-        [(x0 + u, y0 + v, z), (x1 + u, y1 + v, z), (x1 - u, y1 - v, z), (x0 - u, y0 - v, z)]
-    )
+    corners = (x0 + u, y0 + v, z), (x1 + u, y1 + v, z), (x1 - u, y1 - v, z), (x0 - u, y0 - v, z)
+    return np.array(corners)
 
 
 def _blob(rng: Rng, x: float, y: float, z: float, rx: float, ry: float) -> np.ndarray:
@@ -176,18 +196,28 @@ def _blob(rng: Rng, x: float, y: float, z: float, rx: float, ry: float) -> np.nd
     return ragged * (rx, ry, 0) + (x, y, z)
 
 
-def _box(canvas: Canvas, x: tuple, y: tuple, z: tuple, color: np.ndarray, label: int) -> None:
+def _scaled(polygon: np.ndarray, *factors: float) -> np.ndarray:
+    """A polygon [V, 3] shrunk about its middle, by one factor or by one for each direction."""
+    middle = polygon.mean(0)
+    return middle + (polygon - middle) * factors
+
+
+def _box(canvas: Canvas, x: Span, y: Span, z: Span, color: np.ndarray, label: int) -> None:
     """The visible faces of an upright box, each lit in its own way."""
     if y[1] < canvas.eye:
-        canvas.fill(_flat(*x, *z, y[1]), color * 1.2, label)
+        canvas.fill(_flat(*x, *z, y=y[1]), color * 1.2, label)
     if x[0] > 0 or x[1] < 0:
         near = x[0] if x[0] > 0 else x[1]
         canvas.fill(_side(near, *y, *z), color * (1.05 if near * canvas.sun < 0 else 0.7), label)
-    canvas.fill(_front(*x, *y, z[0]), color * 0.9, label)
+    canvas.fill(_front(*x, *y, z=z[0]), color * 0.9, label)
 
 
 def _gray(rng: Rng, low: float, high: float, tint: float = 6) -> np.ndarray:
     return rng.uniform(low, high) + rng.normal(0, tint, 3)
+
+
+def _gray_level(level: float) -> np.ndarray:
+    return np.full(3, float(level))
 
 
 def _paint(rng: Rng) -> np.ndarray:
@@ -234,43 +264,46 @@ def _draw_sky(canvas: Canvas, rng: Rng) -> np.ndarray:
     return pixels
 
 
-def _draw_ground(canvas: Canvas, rng: Rng) -> dict[int, tuple[float, float, float]]:
-    """Road, sidewalks and grass; gives each side's kerb, sidewalk's end and building line."""
+def _draw_ground(canvas: Canvas, rng: Rng) -> list[Side]:
+    """Road, sidewalks and grass: what everything else is placed by."""
     canvas.fill(_flat(-400, 400, _NEAR, 4 * _END), _green(rng), TERRAIN)
-    paving, edges = _gray(rng, 95, 175), {}
-    for side in (-1, 1):
-        kerb = side * rng.uniform(3, 4.8)
-        verge = kerb + side * max(0.0, rng.uniform(-2.5, 2.5))
-        walk = verge + side * rng.uniform(2, 5)
-        line = walk + side * max(0.0, rng.uniform(-3, 5))
+    middle, width, paving = rng.uniform(-2.2, -0.6), rng.uniform(2.9, 3.5), _gray(rng, 95, 175)
+    sides = []
+    for sign in (-1, 1):
+        bays = bool(rng.random() < 0.5)
+        kerb = middle + sign * (width + (2.2 if bays else 0.3))
+        verge = kerb + sign * max(0.0, rng.uniform(-2.5, 2.5))
+        walk = verge + sign * rng.uniform(2, 5)
+        line = walk + sign * max(0.0, rng.uniform(-3, 5))
         canvas.fill(_flat(kerb, line, _NEAR, _END), _green(rng), TERRAIN)
         canvas.fill(_flat(verge, walk, _NEAR, _END), paving, SIDEWALK)
         joints = [_flat(verge, walk, z, z + 0.06) for z in np.arange(1.5, 22, 1.2)]
         canvas.fill(np.stack(joints), paving * 0.8, SIDEWALK)
-        canvas.fill(_flat(kerb, kerb + side * 0.25, _NEAR, _END), paving * 1.15, SIDEWALK)
-        edges[side] = kerb, walk, line
-    _draw_road(canvas, rng, edges[-1][0], edges[1][0])
-    return edges
+        canvas.fill(_flat(kerb, kerb + sign * 0.25, _NEAR, _END), paving * 1.15, SIDEWALK)
+        sides.append(Side(sign, middle + sign * width / 2, kerb, verge, walk, line, bays))
+    _draw_road(canvas, rng, sides[0], sides[1])
+    return sides
 
 
-def _draw_road(canvas: Canvas, rng: Rng, left: float, right: float) -> None:
-    asphalt = _gray(rng, 75, 140, tint=4)
-    canvas.fill(_flat(left, right, _NEAR, _END), asphalt, ROAD)
+def _draw_road(canvas: Canvas, rng: Rng, left: Side, right: Side) -> None:
+    asphalt, white = _gray(rng, 75, 140, tint=4), _gray(rng, 190, 230, tint=4)
+    canvas.fill(_flat(left.kerb, right.kerb, _NEAR, _END), asphalt, ROAD)
     for z in _spaced(rng, 2, 30, 9):  # mended places
-        x = rng.uniform(left, right - 1)
-        patch = _flat(x, min(x + 2, right), z, z + rng.uniform(1, 5))
+        x = rng.uniform(left.kerb, right.kerb - 2)
+        patch = _flat(x, x + 2, z, z + rng.uniform(1, 5))
         canvas.fill(patch, asphalt * rng.uniform(0.75, 1.2), ROAD)
-    white = _gray(rng, 190, 230, tint=4)
     if rng.random() < 0.3:  # zebra crossing
-        z, x = rng.uniform(6, 16), np.arange(left + 0.3, right - 0.5, 1.0)
-        canvas.fill(np.stack([_flat(x0, x0 + 0.5, z, z + 3) for x0 in x]), white, ROAD)
+        z = rng.uniform(6, 16)
+        bars = [_flat(x, x + 0.5, z, z + 3) for x in np.arange(left.kerb + 0.3, right.kerb - 0.5)]
+        canvas.fill(np.stack(bars), white, ROAD)
     if rng.random() < 0.8:
-        middle, dash = (left + right) / 2, rng.uniform(2, 4)
+        middle, dash = (left.lane + right.lane) / 2, rng.uniform(2, 4)
         dashes = np.arange(rng.uniform(1, 5), 60, 2.2 * dash)
         marks = [_flat(middle - 0.08, middle + 0.08, z, z + dash) for z in dashes]
         canvas.fill(np.stack(marks), white, ROAD)
     if rng.random() < 0.5:
-        for x in (left + 0.4, right - 0.4):
+        for side in (left, right):
+            x = side.lane + side.sign * 1.5
             canvas.fill(_flat(x - 0.06, x + 0.06, _NEAR, _END), white, ROAD)
 
 
@@ -333,7 +366,7 @@ def _draw_frontage(canvas: Canvas, rng: Rng, side: int, line: float) -> None:
     """What lines the street, far to near: buildings, and gardens behind walls or fences."""
     ends = np.cumsum([_NEAR, *rng.uniform(7, 18, 12)])
     built_up = rng.uniform(0.3, 0.95)
-    for z0, z1 in reversed(list(zip(ends[:-1], ends[1:], strict=True))):
+    for z0, z1 in reversed(list(itertools.pairwise(ends))):
         if z0 > _END:
             continue
         if rng.random() < built_up:
@@ -362,7 +395,7 @@ def _draw_far_end(canvas: Canvas, rng: Rng) -> None:
 def _draw_tree(canvas: Canvas, rng: Rng, x: float, z: float) -> None:
     height, leaves = rng.uniform(4, 8), _green(rng)
     radius = height * rng.uniform(0.22, 0.36)
-    trunk = _bar(x, 0, x, height * 0.7, z, height * 0.05)
+    trunk = _bar((x, 0), (x, height * 0.7), z, height * 0.05)
     canvas.fill(trunk, _gray(rng, 40, 90, 8), VEGETATION)
     canvas.fill(_blob(rng, x, height * 0.7, z, radius, height * 0.32), leaves, VEGETATION)
     for gain in (0.7, 1.25, 0.8, 1.35):
@@ -372,43 +405,47 @@ def _draw_tree(canvas: Canvas, rng: Rng, x: float, z: float) -> None:
 
 
 def _draw_bush(canvas: Canvas, rng: Rng, x: float, z: float) -> None:
-    height, leaves = rng.uniform(0.6, 1.5), _green(rng)
-    canvas.fill(_blob(rng, x, height * 0.4, z, height * 0.9, height * 0.6), leaves, VEGETATION)
-    canvas.fill(_blob(rng, x, height * 0.6, z, height * 0.5, height * 0.3), leaves * 1.3, VEGETATION)
+    r, leaves = rng.uniform(0.5, 1.3), _green(rng)
+    canvas.fill(_blob(rng, x, r * 0.4, z, r * 0.9, r * 0.6), leaves, VEGETATION)
+    canvas.fill(_blob(rng, x, r * 0.6, z, r * 0.5, r * 0.3), leaves * 1.3, VEGETATION)
 
 
 def _draw_pole(canvas: Canvas, rng: Rng, x: float, z: float, height: float, arm: float = 0) -> None:
     metal = _gray(rng, 60, 150)
-    canvas.fill(_bar(x, 0, x, height, z, 0.16), metal, POLE)
+    canvas.fill(_bar((x, 0), (x, height), z, 0.16), metal, POLE)
     if arm:
-        canvas.fill(_bar(x, height, x + arm, height + 0.3, z, 0.12), metal, POLE)
+        canvas.fill(_bar((x, height), (x + arm, height + 0.3), z, 0.12), metal, POLE)
 
 
 def _draw_lamp(canvas: Canvas, rng: Rng, x: float, z: float) -> None:
     _draw_pole(canvas, rng, x, z, rng.uniform(5, 8), arm=-np.sign(x) * rng.uniform(0.8, 2))
 
 
+_RED, _BLUE, _YELLOW, _WHITE = np.array(
+    [(180, 30, 40), (30, 68, 150), (215, 175, 40), (215, 215, 210)], float
+)
+_SIGNS = [  # corners, rim, inside
+    (12, _RED, _WHITE),  # prohibition
+    (12, _BLUE, _BLUE),  # direction
+    (3, _RED, _WHITE),  # warning
+    (8, _RED, _RED),  # stop
+    (4, _WHITE, _BLUE),  # information
+    (4, _WHITE, _YELLOW),  # town
+]
+
+
 def _draw_sign(canvas: Canvas, rng: Rng, x: float, z: float) -> None:
-    height, r = rng.uniform(2.4, 3.2), rng.uniform(0.35, 0.55)
-    _draw_pole(canvas, rng, x, z, height)
-    red, blue, yellow, white = np.array(
-        [(190, 30, 40), (30, 70, 160), (225, 185, 40), (225, 225, 220)]
-    ) * rng.uniform(0.75, 1.05)
-    corners, rim, inside = [
-        (12, red, white),  # prohibition
-        (12, blue, blue),  # mandatory
-        (3, red, white),  # warning
-        (8, red, red),  # stop
-        (4, white, blue),  # information
-        (4, white, yellow),  # priority
-    ][rng.integers(6)]
-    plate = _disc(x, height, z, r, r, corners)
-    if corners == 3:  # the first corner goes to the top
-        plate = np.array([(x - r, height - r / 2, z), (x + r, height - r / 2, z), (x, height + r, z)])
-    canvas.fill(plate, rim, TRAFFIC_SIGN)
-    canvas.fill(plate.mean(0) + (plate - plate.mean(0)) * 0.65, inside, TRAFFIC_SIGN)
-    if corners in (8, 12):
-        canvas.fill(_front(x - r / 2, x + r / 2, height - 0.06, height + 0.06, z), white, TRAFFIC_SIGN)
+    y, r, wear = rng.uniform(2.4, 3.2), rng.uniform(0.35, 0.55), rng.uniform(0.75, 1.1)
+    _draw_pole(canvas, rng, x, z, y)
+    corners, rim, inside = _SIGNS[rng.integers(len(_SIGNS))]
+    plate = _disc(x, y, z, r, r, corners)
+    if corners == 3:
+        plate = np.array([(x - r, y - r / 2, z), (x + r, y - r / 2, z), (x, y + r, z)])
+    canvas.fill(plate, rim * wear, TRAFFIC_SIGN)
+    canvas.fill(_scaled(plate, 0.65), inside * wear, TRAFFIC_SIGN)
+    if corners > 4:
+        stroke = _front(x - r / 2, x + r / 2, y - 0.06, y + 0.06, z)
+        canvas.fill(stroke, _WHITE * wear, TRAFFIC_SIGN)
 
 
 def _draw_traffic_light(canvas: Canvas, rng: Rng, x: float, z: float) -> None:
@@ -427,19 +464,19 @@ def _draw_traffic_light(canvas: Canvas, rng: Rng, x: float, z: float) -> None:
 
 
 def _draw_body(
-    canvas: Canvas, rng: Rng, label: int, hip: tuple, neck: tuple, feet: list, z: float
+    canvas: Canvas, rng: Rng, label: int, hip: Span, neck: Span, feet: list[Span], z: float
 ) -> None:
     """A person by hip, neck and feet (x, y), sitting or standing."""
-    trousers, coat = _paint(rng) * 0.7, _paint(rng)
-    skin = np.array([205.0, 165, 140]) * rng.uniform(0.4, 1.1)
-    for x, y in feet:
-        canvas.fill(_bar(*hip, x, y, z, 0.2), trousers, label)
-    canvas.fill(_bar(*hip, *neck, z, 0.46), coat, label)
-    hand = neck[0] + rng.uniform(-0.4, 0.4), (hip[1] + neck[1]) / 2 - 0.15
-    canvas.fill(_bar(neck[0], neck[1] - 0.1, *hand, z, 0.14), coat * 0.8, label)
-    canvas.fill(_disc(neck[0], neck[1] + 0.15, z, 0.13, 0.17), skin, label)
-    canvas.fill(_front(neck[0] - 0.12, neck[0] + 0.12, neck[1] + 0.2, neck[1] + 0.33, z),
-                _gray(rng, 20, 120, 10), label)
+    trousers, coat, hair = _paint(rng) * 0.7, _paint(rng), _gray(rng, 20, 120, 10)
+    skin = np.array([205, 165, 140]) * rng.uniform(0.4, 1.1)
+    x, y = neck
+    for foot in feet:
+        canvas.fill(_bar(hip, foot, z, 0.2), trousers, label)
+    canvas.fill(_bar(hip, neck, z, 0.46), coat, label)
+    hand = (x + rng.uniform(-0.4, 0.4), (hip[1] + y) / 2 - 0.15)
+    canvas.fill(_bar((x, y - 0.1), hand, z, 0.14), coat * 0.8, label)
+    canvas.fill(_disc(x, y + 0.15, z, 0.13, 0.17), skin, label)
+    canvas.fill(_front(x - 0.12, x + 0.12, y + 0.2, y + 0.33, z), hair, label)
 
 
 def _draw_person(canvas: Canvas, rng: Rng, x: float, z: float) -> None:
@@ -453,129 +490,137 @@ def _draw_cycle(canvas: Canvas, rng: Rng, x: float, z: float, label: int, ridden
     """A bicycle or motorcycle with or without its rider, seen from any angle."""
     canvas.shade(_flat(x - 0.8, x + 0.8, z - 0.1, z + 0.3), 0.7)
     turn = rng.choice([-1, 1]) * rng.uniform(0.25, 1)  # how much of its length shows
-    heavy, color = label == MOTORCYCLE, _paint(rng)
-    for dx in (-0.55 * turn, 0.55 * turn):
-        wheel = _disc(x + dx, 0.35, z, max(0.35 * abs(turn), 0.12), 0.35)
+    color, width, hub = _paint(rng), 0.12, 0.75
+    if label == MOTORCYCLE:
+        width, hub = 0.4, 0.4
+
+    def at(along: float, y: float) -> Span:
+        return x + along * turn, y
+
+    for along in (-0.55, 0.55):
+        wheel = _disc(*at(along, 0.35), z, max(0.35 * abs(turn), 0.12), 0.35)
         canvas.fill(wheel, _gray(rng, 25, 50), label)
-        hub = wheel.mean(0) + (wheel - wheel.mean(0)) * (0.4 if heavy else 0.75)
-        canvas.fill(hub, _gray(rng, 70, 130), label)
-    width = 0.4 if heavy else 0.12
-    canvas.fill(_bar(x - 0.5 * turn, 0.55, x + 0.3 * turn, 0.6, z, width), color, label)
-    canvas.fill(_bar(x + 0.55 * turn, 0.35, x + 0.35 * turn, 1.05, z, width * 0.7), color, label)
-    canvas.fill(_bar(x - 0.25 * turn, 0.3, x - 0.2 * turn, 0.95, z, width), color * 0.8, label)
+        canvas.fill(_scaled(wheel, hub), _gray(rng, 70, 130), label)
+    canvas.fill(_bar(at(-0.5, 0.55), at(0.3, 0.6), z, width), color, label)
+    canvas.fill(_bar(at(0.55, 0.35), at(0.35, 1.05), z, width * 0.7), color, label)
+    canvas.fill(_bar(at(-0.25, 0.3), at(-0.2, 0.95), z, width), color * 0.8, label)
     if ridden:
-        hip, neck = (x - 0.2 * turn, 0.95), (x + 0.1 * turn, 1.5)
-        feet = [(x + 0.15 * turn, 0.3), (x - 0.05 * turn, 0.15)]
-        _draw_body(canvas, rng, RIDER, hip, neck, feet, z)
+        feet = [at(0.15, 0.3), at(-0.05, 0.15)]
+        _draw_body(canvas, rng, RIDER, at(-0.2, 0.95), at(0.1, 1.5), feet, z)
 
 
-def _draw_wheels(canvas: Canvas, x: float, half: float, z: tuple, r: float, label: int) -> None:
-    rubber = np.array([28.0, 28, 30])
-    for edge in (-half, half - 0.3):
-        canvas.fill(_front(x + edge, x + edge + 0.3, 0, r, z[0]), rubber, label)
-    near = x - half if x > 0 else x + half
-    for hub in (z[0] + 0.8, z[1] - 0.9):
-        wheel = _disc(hub, r, 0, r, r)[:, [2, 1, 0]] + (near, 0, 0)
-        canvas.fill(wheel, rubber, label)
-        canvas.fill(wheel.mean(0) + (wheel - wheel.mean(0)) * 0.5, rubber + 80, label)
+def _draw_wheels(
+    canvas: Canvas, label: int, x: float, half: float, z0: float, z1: float, r: float
+) -> None:
+    rubber, near = _gray_level(28), x - math.copysign(half, x)
+    for edge in (x - half, x + half - 0.3):
+        canvas.fill(_front(edge, edge + 0.3, 0, r, z0), rubber, label)
+    for hub in (z0 + 0.8, z1 - 0.9):
+        if abs(x) > half:  # else the flank is hidden behind the rear
+            wheel = _disc(0, r, 0, r, r)[:, [2, 1, 0]] + (near, 0, hub)
+            canvas.fill(wheel, rubber, label)
+            canvas.fill(_scaled(wheel, 0.5), rubber + 80, label)
 
 
-def _draw_ends(canvas: Canvas, x: float, half: float, y: float, z: float, label: int) -> None:
-    """Lamps and number plate: red behind, white on what comes towards us in the left lane."""
-    lamp = np.array([190.0, 30, 30]) if x > -1 else np.array([250.0, 250, 225])
-    for edge in (-half + 0.05, half - 0.4):
-        canvas.fill(_front(x + edge, x + edge + 0.35, y, y + 0.2, z), lamp, label)
-    canvas.fill(_front(x - 0.26, x + 0.26, y - 0.2, y - 0.05, z), np.full(3, 215.0), label)
+def _draw_ends(canvas: Canvas, label: int, x: float, half: float, y: float, z: float) -> None:
+    """Number plate and lamps: red, or white on what comes towards us in the left lane."""
+    lamp = np.array([190, 30, 30]) if x > -1.2 else np.array([250, 250, 225])
+    for edge in (x - half + 0.05, x + half - 0.4):
+        canvas.fill(_front(edge, edge + 0.35, y, y + 0.2, z), lamp, label)
+    canvas.fill(_front(x - 0.26, x + 0.26, y - 0.2, y - 0.05, z), _gray_level(215), label)
 
 
 def _draw_car(canvas: Canvas, rng: Rng, x: float, z: float) -> None:
     color, glass = _paint(rng), _gray(rng, 25, 90)
     half, length, roof = rng.uniform(0.82, 0.95), rng.uniform(3.6, 4.8), rng.uniform(1.4, 1.85)
-    canvas.shade(_flat(x - half - 0.2, x + half + 0.3 * -canvas.sun, z - 0.3, z + length), 0.45)
+    canvas.shade(_flat(x - half - 0.2, x + half + 0.2, z - 0.3, z + length), 0.45)
     _box(canvas, (x - half, x + half), (0.28, 0.88), (z, z + length), color, CAR)
-    _draw_wheels(canvas, x, half, (z, z + length), 0.32, CAR)
-    rear, front, inner = z + rng.uniform(0.1, 0.7), z + length * 0.72, half * 0.84
-    near = x - half if x > 0 else x + half
-    tip = x - inner if x > 0 else x + inner
-    flank = np.array([(near, 0.86, rear - 0.1), (near, 0.86, front + 0.5),
-                      (tip, roof, front - 0.3), (tip, roof, rear + 0.2)])
-    canvas.fill(flank, color * 0.8, CAR)
-    pane = flank.mean(0) + (flank - flank.mean(0)) * (1, 0.65, 0.85)
-    canvas.fill(pane, glass, CAR)
-    back = np.array([(x - half, 0.86, rear - 0.1), (x + half, 0.86, rear - 0.1),
-                     (x + inner, roof, rear + 0.2), (x - inner, roof, rear + 0.2)])
+    _draw_wheels(canvas, CAR, x, half, z, z + length, 0.32)
+    inner, z0, z1 = half * 0.84, z + rng.uniform(0, 0.6), z + length * 0.72
+    if abs(x) > half:
+        low, high = x - math.copysign(half, x), x - math.copysign(inner, x)
+        foot, top = [(low, 0.86, z0), (low, 0.86, z1 + 0.5)], [(high, roof, z1 - 0.3)]
+        flank = np.array([*foot, *top, (high, roof, z0 + 0.3)])
+        canvas.fill(flank, color * 0.8, CAR)
+        canvas.fill(_scaled(flank, 1, 0.65, 0.85), glass, CAR)
+    back = _front(x - half, x + half, 0.86, roof, z0)
+    back[2:] = (x + inner, roof, z0 + 0.3), (x - inner, roof, z0 + 0.3)
     canvas.fill(back, color, CAR)
-    canvas.fill(back.mean(0) + (back - back.mean(0)) * (0.85, 0.62, 1), glass * 1.1, CAR)
-    _draw_ends(canvas, x, half, 0.6, z, CAR)
+    canvas.fill(_scaled(back, 0.85, 0.62, 1), glass * 1.1, CAR)
+    _draw_ends(canvas, CAR, x, half, 0.6, z)
 
 
 def _draw_truck(canvas: Canvas, rng: Rng, x: float, z: float) -> None:
-    cargo, length, height = _paint(rng), rng.uniform(6, 9), rng.uniform(2.8, 3.6)
-    canvas.shade(_flat(x - 1.5, x + 1.5, z - 0.4, z + length), 0.45)
-    _box(canvas, (x - 1.1, x + 1.1), (0.5, 2.4), (z + length - 2, z + length), _paint(rng), TRUCK)
-    _box(canvas, (x - 1.2, x + 1.2), (0.9, height), (z, z + length - 2.2), cargo, TRUCK)
-    canvas.fill(_front(x - 1.15, x + 1.15, 0.5, 0.9, z), np.array([45.0, 45, 48]), TRUCK)
-    _draw_wheels(canvas, x, 1.15, (z, z + length), 0.5, TRUCK)
-    canvas.fill(_front(x - 0.03, x + 0.03, 1, height - 0.1, z), cargo * 0.5, TRUCK)
-    _draw_ends(canvas, x, 1.15, 0.6, z, TRUCK)
+    cargo, end, height = _paint(rng), z + rng.uniform(6, 9), rng.uniform(2.8, 3.6)
+    canvas.shade(_flat(x - 1.5, x + 1.5, z - 0.4, end), 0.45)
+    _box(canvas, (x - 1.1, x + 1.1), (0.5, 2.4), (end - 2, end), _paint(rng), TRUCK)
+    _box(canvas, (x - 1.2, x + 1.2), (0.9, height), (z, end - 2.2), cargo, TRUCK)
+    canvas.fill(_front(x - 1.15, x + 1.15, 0.5, 0.9, z), _gray_level(45), TRUCK)
+    canvas.fill(_front(x - 0.03, x + 0.03, 1, height - 0.1, z), cargo * 0.5, TRUCK)  # two doors
+    _draw_wheels(canvas, TRUCK, x, 1.15, z, end, 0.5)
+    _draw_ends(canvas, TRUCK, x, 1.15, 0.6, z)
 
 
 def _draw_coach(canvas: Canvas, rng: Rng, x: float, z: float, label: int) -> None:
     """A bus, or, longer and on rails, a tram (Cityscapes: train)."""
-    color, glass = rng.uniform(60, 230, 3), _gray(rng, 25, 80)
-    length, height = (rng.uniform(9, 12), 3.0) if label == BUS else (rng.uniform(18, 26), 3.4)
-    half, near = 1.25, x - 1.25 if x > 0 else x + 1.25
-    canvas.shade(_flat(x - 1.6, x + 1.6, z - 0.4, z + length), 0.45)
-    _box(canvas, (x - half, x + half), (0.3, height), (z, z + length), color, label)
-    panes = [_side(near, 1.3, 2.4, u, u + 1.3) for u in np.arange(z + 0.3, z + length - 1, 1.6)]
-    canvas.fill(np.stack(panes), glass, label)
-    canvas.fill(_front(x - half * 0.88, x + half * 0.88, 1.3, 2.5, z), glass, label)
+    color, glass, half = rng.uniform(60, 230, 3), _gray(rng, 25, 80), 1.25
+    end, height = (z + rng.uniform(9, 12), 3.0) if label == BUS else (z + rng.uniform(18, 26), 3.4)
+    canvas.shade(_flat(x - 1.6, x + 1.6, z - 0.4, end), 0.45)
+    _box(canvas, (x - half, x + half), (0.3, height), (z, end), color, label)
+    canvas.fill(_front(x - 1.1, x + 1.1, 1.3, 2.5, z), glass, label)
+    if abs(x) > half:
+        near = x - math.copysign(half, x)
+        panes = [_side(near, 1.3, 2.4, z0, z0 + 1.3) for z0 in np.arange(z + 0.3, end - 1, 1.6)]
+        canvas.fill(np.stack(panes), glass, label)
     if label == BUS:
-        canvas.fill(_front(x - 0.7, x + 0.7, 2.6, 2.9, z), np.array([230.0, 150, 40]), label)
-        _draw_wheels(canvas, x, half, (z, z + length), 0.48, label)
+        canvas.fill(_front(x - 0.7, x + 0.7, 2.6, 2.9, z), np.array([230, 150, 40]), label)
+        _draw_wheels(canvas, label, x, half, z, end, 0.48)
     else:
-        canvas.fill(_side(near, 0.3, 0.9, z, z + length), color * 0.5, label)
-        canvas.fill(_front(x - half, x + half, 0.3, 0.9, z), color * 0.6, label)
-    _draw_ends(canvas, x, half, 0.9, z, label)
+        _box(canvas, (x - half, x + half), (0.1, 0.8), (z, end), color * 0.5, label)
+    _draw_ends(canvas, label, x, half, 0.9, z)
 
 
-def _plan_vehicles(rng: Rng, left: float, right: float) -> Iterator[tuple[float, Thing]]:
-    """Traffic in two lanes and cars parked at the kerbs, as (distance, thing)."""
-    kinds = [_draw_car, _draw_truck, partial(_draw_coach, label=BUS),
-             partial(_draw_coach, label=TRAIN)]
-    odds = [0.55, 0.2, 0.19, 0.06]
-    for lane in ((left * 0.45), (right * 0.5)):
-        for z in _spaced(rng, 6 if lane < 0 else 9, 70, rng.uniform(14, 40)):
-            kind = kinds[rng.choice(4, p=odds)]
-            yield z, partial(kind, x=lane + rng.uniform(-0.3, 0.3), z=z)
-            if kind is kinds[3]:
-                break  # longer than the gap
-    for kerb in (left, right):
-        if rng.random() < 0.6:
-            for z in _spaced(rng, 5, 60, rng.uniform(7.5, 25)):
-                yield z, partial(_draw_car, x=kerb - np.sign(kerb) * 1.05, z=z)
+_draw_bus, _draw_tram = partial(_draw_coach, label=BUS), partial(_draw_coach, label=TRAIN)
 
 
-def _plan_roadside(
-    rng: Rng, side: int, kerb: float, walk: float, line: float
-) -> Iterator[tuple[float, Thing]]:
-    """Trees, posts and people beside the road, as (distance, thing)."""
-    post, between = kerb + side * 0.5, partial(rng.uniform, *sorted((kerb + side, walk)))
-    for draw, gap, chance in [(_draw_lamp, 20, 0.9), (_draw_sign, 13, 0.9), (_draw_tree, 13, 0.5),
-                              (_draw_traffic_light, 22, 0.7)]:
-        if rng.random() < chance:
-            for z in _spaced(rng, 5, 60, gap):
-                yield z, partial(draw, x=post + side * rng.uniform(0, 0.5), z=z)
-    if abs(line - walk) > 0.8:
-        for z in _spaced(rng, 4, 50, rng.uniform(2, 9)):
-            yield z, partial(_draw_bush, x=rng.uniform(*sorted((walk + side * 0.4, line))), z=z)
-    for z in _spaced(rng, 5, 40, rng.uniform(2, 12)):
-        yield z, partial(_draw_person, x=between(), z=z)
+def _plan_traffic(rng: Rng, side: Side) -> Iterator[Thing]:
+    """What drives in the lane, and cars and cycles along the kerb."""
+    kinds: list[Callable[..., None]] = [_draw_car, _draw_truck, _draw_bus, _draw_tram]
+    x = side.lane + rng.uniform(-0.3, 0.3)
+    for z in _spaced(rng, 5, 70, rng.uniform(18, 32)):
+        kind = kinds[rng.choice(4, p=[0.53, 0.2, 0.19, 0.08])]
+        yield z, partial(kind, x=x, z=z)
+        if kind is _draw_tram:
+            break  # it is longer than the gaps
+    if side.bays:
+        for z in _spaced(rng, 5, 60, rng.uniform(7.5, 16)):
+            yield z, partial(_draw_car, x=side.kerb - side.sign * 1.05, z=z)
     for label, gap in ((BICYCLE, 20), (MOTORCYCLE, 30)):
         for z in _spaced(rng, 4, 35, gap):
-            parked = bool(rng.random() < 0.5)
-            x = between() if parked else kerb - side * rng.uniform(0.5, 2.2)
-            yield z, partial(_draw_cycle, x=x, z=z, label=label, ridden=not parked)
+            ridden = bool(rng.random() < 0.5)
+            x = side.kerb + side.sign * (rng.uniform(-2, -0.5) if ridden else 1)
+            yield z, partial(_draw_cycle, x=x, z=z, label=label, ridden=ridden)
+
+
+def _plan_roadside(rng: Rng, side: Side) -> Iterator[Thing]:
+    """Trees, posts and people beside the road."""
+    posts: list[tuple[Callable[..., None], float, float]] = [
+        (_draw_lamp, 20, 0.9),
+        (_draw_sign, 13, 0.9),
+        (_draw_tree, 13, 0.5),
+        (_draw_traffic_light, 22, 0.7),
+    ]
+    for draw, gap, chance in posts:
+        if rng.random() < chance:
+            for z in _spaced(rng, 5, 60, gap):
+                yield z, partial(draw, x=side.kerb + side.sign * rng.uniform(0.5, 1), z=z)
+    if side.line != side.walk:
+        for z in _spaced(rng, 4, 50, rng.uniform(2, 9)):
+            x = side.walk + (side.line - side.walk) * rng.random()
+            yield z, partial(_draw_bush, x=x, z=z)
+    for z in _spaced(rng, 5, 40, rng.uniform(2, 12)):
+        x = side.verge + (side.walk - side.verge) * rng.uniform(0.1, 0.9)
+        yield z, partial(_draw_person, x=x, z=z)
 
 
 def _draw_hood(canvas: Canvas, rng: Rng) -> None:
@@ -621,9 +666,9 @@ def _photograph(pixels: np.ndarray, rng: Rng) -> np.ndarray:
     gain *= 1 + np.float32(across) * ramp + np.float32(down) * ramp[:, None]
     light = rng.uniform(0.65, 1.15) * (1 + rng.normal(0, 0.03, 3))
     photo = pixels[..., :3] * gain[..., None] * light.astype(np.float32)
-    photo = cv2.GaussianBlur(photo, (0, 0), rng.uniform(0.35, 0.9) * max(size, 128) / 256)
-    photo += np.float32(rng.uniform(1, 4)) * rng.standard_normal((size, size, 1), np.float32)
-    return photo.clip(0, 255).astype(np.uint8)
+    soft = cv2.GaussianBlur(photo, (0, 0), rng.uniform(0.35, 0.9) * max(size, 128) / 256)
+    noise = np.float32(rng.uniform(1, 4)) * rng.standard_normal((size, size, 1), np.float32)
+    return (soft + noise).clip(0, 255).astype(np.uint8)
 
 
 def draw_scene(rng: Rng, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -638,19 +683,121 @@ def draw_scene(rng: Rng, size: int) -> tuple[np.ndarray, np.ndarray]:
     """
     canvas = Canvas(rng, size)
     pixels = _draw_sky(canvas, rng)
-    edges = _draw_ground(canvas, rng)
+    sides = _draw_ground(canvas, rng)
     _draw_far_end(canvas, rng)
-    for side, (_, _, line) in edges.items():
-        _draw_frontage(canvas, rng, side, line)
-        if side == canvas.sun:  # houses stand between the sun and the street
-            reach = line - side * rng.uniform(0, 8)
-            canvas.shade(_flat(min(reach, line), max(reach, line), _NEAR, _END), 0.6)
-    things = list(_plan_vehicles(rng, edges[-1][0], edges[1][0]))
-    for side, (kerb, walk, line) in edges.items():
-        things += _plan_roadside(rng, side, kerb, walk, line)
+    things: list[Thing] = []
+    for side in sides:
+        _draw_frontage(canvas, rng, side.sign, side.line)
+        if side.sign == canvas.sun:  # houses stand between the sun and the street
+            reach = side.line - side.sign * rng.uniform(0, 8)
+            canvas.shade(_flat(reach, side.line, _NEAR, _END), 0.6)
+        things += [*_plan_traffic(rng, side), *_plan_roadside(rng, side)]
     for _, draw in sorted(things, key=lambda thing: -thing[0]):
         draw(canvas, rng)
     if rng.random() < 0.35:
         _draw_hood(canvas, rng)
     canvas.render(pixels)
     return _photograph(pixels, rng), pixels[..., 3].copy()
+
+
+# Pairs and folders of them.
+
+
+def scene_rng(seed: int, split: str, index: int) -> Rng:
+    """The generator of one picture, which no other picture and no size has a part in."""
+    return np.random.default_rng([seed, zlib.crc32(split.encode()), index])
+
+
+def encode_pair(
+    photo: np.ndarray, labels: np.ndarray, quality: int = 75, subsampling: str = "4:2:0"
+) -> bytes:
+    """Encodes photo | mask as one JPEG.
+
+    Args:
+      photo: uint8 [H, W, 3], RGB.
+      labels: uint8 [H, W] of train ids; 255 becomes black.
+      quality: libjpeg's quality, 1 to 100.
+      subsampling: Resolution of the chroma: 4:4:4, 4:4:0, 4:2:2, 4:2:0 or 4:1:1.
+
+    Raises:
+      UserError: Where quality or subsampling is none of these.
+    """
+    if subsampling not in _SUBSAMPLINGS:
+        raise UserError(
+            f"Chroma subsampling is one of {', '.join(_SUBSAMPLINGS)}. Received: {subsampling!r}."
+        )
+    if not 1 <= quality <= 100:
+        raise UserError(f"JPEG quality is 1 to 100. Received: {quality}.")
+    pair = np.concatenate([photo, CITYSCAPES.colorize(labels)], axis=1)
+    parameters = [cv2.IMWRITE_JPEG_QUALITY, quality]
+    parameters += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, _SUBSAMPLINGS[subsampling]]
+    done, jpeg = cv2.imencode(".jpg", cv2.cvtColor(pair, cv2.COLOR_RGB2BGR), parameters)
+    if not done:
+        raise RuntimeError(f"OpenCV could not encode a pair of shape {pair.shape}.")
+    return jpeg.tobytes()
+
+
+def write_data_set(output_dir: str, counts: Mapping[str, int], size: int, seed: int) -> None:
+    """Writes ``output_dir/SPLIT/1.jpg ...``, whole or not at all.
+
+    Args:
+      output_dir: A folder that does not exist yet, or is empty.
+      counts: Number of pairs by split.
+      size: Height of a pair and width of each half, even, 64 to 1024 pixels.
+      seed: Not negative; the same seed gives the same bytes.
+
+    Raises:
+      UserError: Where an argument is not of this kind.
+    """
+    _check(counts, size, seed)
+    target = Path(os.path.realpath(output_dir))  # rename would replace a link, not fill its folder
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(
+            f"--output_dir {output_dir!r} is not an empty folder: name another, or delete it first."
+        )
+    staging = target.with_name(f"{target.name}.incomplete")
+    shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
+    staging.mkdir(parents=True)
+    try:
+        _write_splits(staging, counts, size, seed)
+        if target.exists():
+            target.rmdir()
+        staging.rename(target)
+    except BaseException:  # Ctrl-C too
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
+def _check(counts: Mapping[str, int], size: int, seed: int) -> None:
+    for split, count in counts.items():
+        if count < 0:
+            raise UserError(f"--{split} is a number of pairs, 0 or more. Received: {count}.")
+    if not MIN_SIZE <= size <= MAX_SIZE or size % 2:
+        raise UserError(
+            f"--size is an even number of pixels, {MIN_SIZE} to {MAX_SIZE}. Received: {size}."
+        )
+    if seed < 0:
+        raise UserError(f"--seed is 0 or more. Received: {seed}.")
+
+
+def _write_splits(folder: Path, counts: Mapping[str, int], size: int, seed: int) -> None:
+    with tqdm(total=sum(counts.values()), unit=" pairs", disable=None) as progress:
+        for split, count in counts.items():
+            (folder / split).mkdir()
+            for index in range(1, count + 1):
+                photo, labels = draw_scene(scene_rng(seed, split, index), size)
+                (folder / split / f"{index}.jpg").write_bytes(encode_pair(photo, labels))
+                progress.update()
+
+
+def main(_: list[str]) -> None:
+    """The command; it takes flags only."""
+    output_dir, size = cli.require(_OUTPUT_DIR), _SIZE.value
+    counts = {"train": _TRAIN.value, "val": _VAL.value}
+    write_data_set(output_dir, counts, size, _SEED.value)
+    pairs = " and ".join(f"{count} {split}" for split, count in counts.items())
+    print(f"Wrote {pairs} pairs of {2 * size}x{size} pixels to {output_dir}.")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,245 @@
+"""The configuration of a run: presets, changes by name, JSON. Needs no TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import types
+import typing
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.options import Augmentation
+
+
+class ConfigError(UserError):
+    """A configuration, or a change to one, that cannot be used."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The network; see `model.networks.build`.
+
+    Attributes:
+      name: ``pspnet`` or ``article``. All that follows is of ``pspnet`` alone.
+      depth: Of the ResNet.
+      output_stride: Input pixels per feature, 8, 16 or 32.
+      width_multiplier: Factor of the ResNet's channels.
+      bins: Of the pyramid pooling module.
+      head_channels: Of the last 3x3 convolution.
+      dropout: Rate before the classifier.
+      auxiliary_weight: Of the auxiliary head's loss.
+    """
+
+    name: str = "pspnet"
+    depth: int = 18
+    output_stride: int = 8
+    width_multiplier: float = 1.0
+    bins: tuple[int, ...] = (1, 2, 3, 6)
+    head_channels: int = 512
+    dropout: float = 0.1
+    auxiliary_weight: float = 0.4
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """The optimizer and the poly schedule with warm-up.
+
+    Attributes:
+      name: ``sgd`` or ``adamw``.
+      learning_rate: Its peak, reached at the end of the warm-up.
+      warmup_steps: Steps of linear growth.
+      power: Of the poly schedule, (1 - step / steps) ** power.
+      momentum: Of ``sgd``.
+      weight_decay: Of kernels; not of biases and batch normalisation.
+      clip_norm: Largest global norm of the gradients; 0 for none.
+    """
+
+    name: str = "adamw"
+    learning_rate: float = 1e-3
+    warmup_steps: int = 100
+    power: float = 0.9
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    clip_norm: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.name not in ("sgd", "adamw"):
+            raise ValueError(f"`optimizer.name` must be 'sgd' or 'adamw'. Received: {self.name!r}")
+        if self.learning_rate <= 0:
+            raise ValueError(f"`learning_rate` must be positive. Received: {self.learning_rate}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """All that decides what a run computes.
+
+    How it is computed (strategy, number of devices) and where the files lie is not part of it.
+
+    Attributes:
+      preset: The name it was made from.
+      seed: Of weights, order, augmentation and dropout.
+      steps: Of training.
+      batch_size: Examples of a step, over all replicas.
+      evaluate_every: Steps between evaluations, at which checkpoints are written too; 0 for a
+        tenth of the run.
+      evaluation_batch_size: Examples of an evaluation step, over all replicas.
+      pictures: Validation pictures shown in TensorBoard.
+      train_split: Name of the split to train on.
+      validation_split: Name of the split to evaluate on.
+    """
+
+    preset: str = "pspnet_resnet18"
+    seed: int = 0
+    steps: int = 3000
+    batch_size: int = 8
+    evaluate_every: int = 0
+    evaluation_batch_size: int = 8
+    pictures: int = 4
+    train_split: str = "train"
+    validation_split: str = "val"
+    data: Augmentation = Augmentation()
+    model: ModelConfig = ModelConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "evaluation_batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be positive. Received: {getattr(self, name)}")
+        if self.evaluate_every < 0 or self.pictures < 0:
+            raise ValueError("`evaluate_every` and `pictures` must not be negative.")
+
+    @property
+    def evaluation_interval(self) -> int:
+        return self.evaluate_every or max(1, math.ceil(self.steps / 10))
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, source: str) -> Config:
+        """The reverse of `to_json`.
+
+        Raises:
+          ConfigError: Where the text is no configuration; `source` names it.
+        """
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{source} is not JSON: {error}.") from error
+        if not isinstance(value, dict):
+            raise ConfigError(f"{source} must hold a JSON object.")
+        config = cls()
+        for name, item in _leaves(value):
+            config = override(config, name, item, source)
+        return config
+
+
+PRESETS = {
+    "pspnet_resnet18": Config(),
+    "pspnet_resnet50": Config(
+        preset="pspnet_resnet50", model=ModelConfig(depth=50), steps=30_000, batch_size=16
+    ),
+    "demo": Config(
+        preset="demo",
+        steps=600,
+        data=Augmentation(crop_size=128, min_scale=0.75, max_scale=1.5),
+        model=ModelConfig(output_stride=16, width_multiplier=0.5, head_channels=128),
+        optimizer=OptimizerConfig(learning_rate=3e-3),
+    ),
+    "article": Config(
+        preset="article",
+        model=ModelConfig(name="article"),
+        data=Augmentation(min_scale=1.0, max_scale=1.0, flip=False, color_strength=0.0),
+        optimizer=OptimizerConfig(weight_decay=0.0, warmup_steps=0, power=0.0),
+    ),
+}
+
+
+def preset(name: str) -> Config:
+    """A preset by its name.
+
+    Raises:
+      ConfigError: Where there is none.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"There is no preset {name!r}; there are: {', '.join(PRESETS)}.")
+    return PRESETS[name]
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """``a.b=value`` -> name and value; the value is JSON where it can be, else a string.
+
+    Raises:
+      ConfigError: Where there is no ``=``.
+    """
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"--set takes name=value, such as model.dropout=0.2. Received: {text!r}.")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+def override(config: Config, name: str, value: Any, source: str = "--set") -> Config:
+    """The configuration with one value changed.
+
+    Args:
+      config: What to change; it is left as it is.
+      name: Such as ``model.dropout``.
+      value: Of the field's type.
+      source: Who asks, for the error's sentence.
+
+    Raises:
+      ConfigError: Where there is no such field, or it does not take the value.
+    """
+    group, _, rest = name.partition(".")
+    try:
+        if not rest:
+            return dataclasses.replace(config, **{group: _typed(config, group, value)})
+        part = getattr(config, group, None)
+        if not dataclasses.is_dataclass(part):
+            raise KeyError
+        changed = dataclasses.replace(part, **{rest: _typed(part, rest, value)})  # type: ignore[type-var]
+        return dataclasses.replace(config, **{group: changed})
+    except KeyError as error:
+        names = ", ".join(key for key, _ in _leaves(dataclasses.asdict(config)))
+        raise ConfigError(f"{source}: there is no {name!r}; there are: {names}.") from error
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{source}: {name}={value!r} cannot be used: {error}.") from error
+
+
+def _typed(owner: Any, name: str, value: Any) -> Any:
+    """The value as the field's type: whole numbers pass for floats, lists for tuples."""
+    hints = typing.get_type_hints(type(owner))
+    if name not in hints or dataclasses.is_dataclass(hints[name]):
+        raise KeyError(name)
+    expected = hints[name]
+    if isinstance(expected, types.GenericAlias):  # tuple[int, ...], the only one there is
+        if isinstance(value, (list, tuple)) and all(type(item) is int for item in value):
+            return tuple(value)
+        raise TypeError("expected a list of whole numbers, such as [1,2,3,6]")
+    if expected is float and type(value) is int:
+        return float(value)
+    if type(value) is not expected:
+        raise TypeError(f"expected {expected.__name__}")
+    return value
+
+
+def _leaves(value: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    leaves: list[tuple[str, Any]] = []
+    for key, item in value.items():
+        if isinstance(item, dict):
+            leaves += _leaves(item, f"{prefix}{key}.")
+        else:
+            leaves.append((prefix + key, item))
+    return leaves
+
+
+def differences(first: Config, second: Config) -> list[str]:
+    """The fields in which two configurations differ, as ``name: first, second``."""
+    ours = _leaves(dataclasses.asdict(first))
+    theirs = dict(_leaves(dataclasses.asdict(second)))
+    return [f"{name}: {value}, {theirs[name]}" for name, value in ours if value != theirs[name]]

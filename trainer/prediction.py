@@ -1,0 +1,141 @@
+"""Runs a SavedModel over photos and writes what it sees."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from pipeline import pairs
+from pipeline.errors import UserError
+from pipeline.palette import Palette
+from trainer import pictures
+from trainer.saved_model import PALETTE_ASSET
+
+_PHOTO_MODES = ("RGB", "P", "L")
+
+Predictor = Callable[[np.ndarray], np.ndarray]
+
+
+class PredictionError(UserError):
+    """Photos, a SavedModel or an output folder that cannot be used."""
+
+
+def load_saved_model(folder: str) -> tuple[Predictor, Palette]:
+    """Loads an exported network.
+
+    Args:
+      folder: ``RUN/export/N``.
+
+    Returns:
+      A function from a photo, uint8 [H, W, 3], to class ids, uint8 [H, W]; and the palette.
+
+    Raises:
+      PredictionError: Where the folder holds no SavedModel of ours.
+    """
+    asset = os.path.join(folder, "assets", PALETTE_ASSET)
+    try:
+        with open(asset, encoding="utf-8") as file:
+            palette = Palette.from_dict(json.load(file))
+        module = tf.saved_model.load(folder)
+    except (OSError, ValueError) as error:
+        raise PredictionError(
+            f"--saved_model {folder!r} is no SavedModel of trainer.export: "
+            f"{str(error).splitlines()[0]}. Name a folder such as RUN/export/3000."
+        ) from error
+    signature = module.signatures["from_images"]
+
+    def predict(photo: np.ndarray) -> np.ndarray:
+        # The module must live as long as its signature is called.
+        assert module is not None
+        return signature(images=tf.constant(photo[np.newaxis]))["class_ids"][0].numpy()
+
+    return predict, palette
+
+
+def predict_folder(
+    saved_model: str,
+    source: str,
+    output_dir: str,
+    pairs_side: str | None = None,
+    limit: int | None = None,
+) -> tuple[int, list[str]]:
+    """Labels every photo of a folder.
+
+    For ``x.jpg`` it writes ``x_ids.png``, 8-bit train ids at the photo's size, and
+    ``x_overlay.png``: photo, the classes' colours over it, and a legend.
+
+    Args:
+      saved_model: An exported network.
+      source: A photo or a folder of photos.
+      output_dir: A folder that is new or empty.
+      pairs_side: Where the photo is, if the files are pairs: ``left`` or ``right``.
+      limit: Only so many photos.
+
+    Returns:
+      How many were labelled; and for each that could not be, its name and the reason.
+
+    Raises:
+      PredictionError: Where `source` has no photos or `output_dir` is in use.
+    """
+    paths = _photos(source)[:limit]
+    if os.path.isdir(output_dir) and os.listdir(output_dir):
+        raise PredictionError(f"--output_dir {output_dir!r} is not empty: name another folder.")
+    predict, palette = load_saved_model(saved_model)
+    os.makedirs(output_dir, exist_ok=True)
+    bad = []
+    for path in tqdm(paths, unit="photo", desc="predict", disable=not sys.stderr.isatty()):
+        try:
+            photo = _read_photo(path, pairs_side)
+        except (pairs.BadPair, OSError) as error:
+            bad.append(f"{os.path.basename(path)}: {error}")
+            continue
+        labels = predict(photo)
+        name = os.path.join(output_dir, os.path.splitext(os.path.basename(path))[0])
+        _write_png(f"{name}_ids.png", labels)
+        panels = pictures.strip([photo, pictures.overlay(photo, labels, palette)])
+        picture = pictures.with_legend(panels, labels, palette)
+        _write_png(f"{name}_overlay.png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    return len(paths) - len(bad), bad
+
+
+def _photos(source: str) -> list[str]:
+    if os.path.isfile(source):
+        return [source]
+    if not os.path.isdir(source):
+        raise PredictionError(f"--input {source!r} is missing: name a photo or a folder of them.")
+    paths = [
+        os.path.join(source, name) for name in sorted(os.listdir(source))
+        if pairs.is_image_name(name)
+    ]  # fmt: skip
+    if not paths:
+        raise PredictionError(
+            f"--input {source!r} holds no photos ({', '.join(pairs.IMAGE_SUFFIXES)})."
+        )
+    for first, second in zip(paths, paths[1:], strict=False):
+        if os.path.splitext(first)[0] == os.path.splitext(second)[0]:
+            raise PredictionError(
+                f"{first!r} and {second!r} would be written to the same files; rename one."
+            )
+    return paths
+
+
+def _read_photo(path: str, pairs_side: str | None) -> np.ndarray:
+    with open(path, "rb") as file:
+        pixels = pairs.decode_image(file.read(pairs.MAX_FILE_BYTES + 1), _PHOTO_MODES)
+    return pixels if pairs_side is None else pairs.split_pair(pixels, pairs_side)[0]
+
+
+def _write_png(path: str, pixels: np.ndarray) -> None:
+    done, data = cv2.imencode(".png", pixels)
+    if not done:
+        raise RuntimeError(f"OpenCV could not encode a PNG of shape {pixels.shape}.")
+    with open(path + ".tmp", "wb") as file:
+        file.write(data.tobytes())
+    os.replace(path + ".tmp", path)

@@ -1,0 +1,164 @@
+"""What a run's folder holds, and how a network is made from it.
+
+config.json          the whole configuration
+records_info.json    the description of the records it was trained on
+checkpoints/         the latest states of training
+best/                the state with the best validation mIoU
+export/N/            SavedModels, N = the step
+train/, validation/  TensorBoard logs
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import keras
+import tensorflow as tf
+from etils import epath
+
+import model.networks
+from model.losses import Objective
+from pipeline import dataset_info
+from pipeline.dataset_info import DatasetInfo
+from pipeline.errors import UserError
+from trainer.config import Config, ConfigError, ModelConfig, differences
+
+CONFIG_FILE = "config.json"
+CHECKPOINTS = ("best", "latest")
+_CHECKPOINT_FOLDERS = {"best": "best", "latest": "checkpoints"}
+
+
+class RunError(UserError):
+    """A run's folder that is missing, incomplete, or of another configuration."""
+
+
+def prepare(model_dir: str, config: Config, info: DatasetInfo) -> None:
+    """Makes a run's folder, or checks that it belongs to this configuration and these records.
+
+    Raises:
+      RunError: Where it belongs to others.
+    """
+    folder = epath.Path(model_dir)
+    if not (folder / CONFIG_FILE).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_whole(folder / dataset_info.INFO_FILE, info.to_json())
+        _write_whole(folder / CONFIG_FILE, config.to_json())
+        return
+    known_config, known_info = load(model_dir)
+    changed = differences(known_config, config)
+    if changed:
+        raise RunError(
+            f"{model_dir!r} holds a run of another configuration ({'; '.join(changed)}). Repeat "
+            "its flags to go on with it, or name another --model_dir."
+        )
+    if _content(known_info) != _content(info):
+        raise RunError(
+            f"{model_dir!r} was trained on other records than those in --data_dir. Name those, or "
+            "another --model_dir."
+        )
+
+
+def _content(info: DatasetInfo) -> DatasetInfo:
+    return dataclasses.replace(info, provenance={})
+
+
+def _write_whole(path: epath.Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    temporary.rename(path)
+
+
+def load(model_dir: str) -> tuple[Config, DatasetInfo]:
+    """The configuration and the records' description of a run.
+
+    Raises:
+      RunError: Where the folder is no run's.
+    """
+    folder = epath.Path(model_dir)
+    texts = []
+    for name in (CONFIG_FILE, dataset_info.INFO_FILE):
+        if not (folder / name).exists():
+            raise RunError(f"--model_dir {model_dir!r} holds no run: {name} is missing.")
+        texts.append((folder / name).read_text())
+    source = str(folder / CONFIG_FILE)
+    return Config.from_json(texts[0], source), DatasetInfo.from_json(texts[1])
+
+
+def build_model(config: Config, info: DatasetInfo) -> tuple[keras.Model, Objective]:
+    """Builds the network of a configuration, randomly initialised from its seed.
+
+    Raises:
+      ConfigError: Where the network does not take a value.
+    """
+    keras.utils.set_random_seed(config.seed)
+    values = dataclasses.asdict(config.model)
+    name = values.pop("name")
+    options = model.networks.OPTIONS.get(name, frozenset())
+    for key, value in values.items():
+        if key not in options and value != getattr(ModelConfig(), key) and name == "article":
+            raise ConfigError(f"model.{key}={value!r} has no effect on the network {name!r}.")
+    try:
+        return model.networks.build(
+            name,
+            num_classes=info.palette.num_classes,
+            class_colors=info.palette.class_colors,
+            mean=info.mean,
+            std=info.std,
+            **{key: value for key, value in values.items() if key in options},
+        )
+    except ValueError as error:
+        raise ConfigError(f"The model cannot be built: {error}") from error
+
+
+def checkpoint_folder(model_dir: str, kind: str) -> str:
+    """Where the ``best`` or ``latest`` checkpoints of a run lie."""
+    return os.path.join(model_dir, _CHECKPOINT_FOLDERS[kind])
+
+
+def restore_model(network: keras.Model, model_dir: str, kind: str) -> int:
+    """Loads a checkpoint's weights into a network.
+
+    Args:
+      network: Of the run's configuration.
+      model_dir: The run's folder.
+      kind: ``best`` or ``latest``.
+
+    Returns:
+      The step of the checkpoint.
+
+    Raises:
+      RunError: Where there is none, or it is damaged.
+    """
+    path = tf.train.latest_checkpoint(checkpoint_folder(model_dir, kind))
+    if path is None:
+        raise RunError(f"{model_dir!r} holds no {kind} checkpoint yet; train it with trainer.task.")
+    step = tf.Variable(0, dtype=tf.int64)
+    checkpoint = tf.train.Checkpoint(step=step, model=model_state(network))
+    with damage_as_run_error(path):
+        checkpoint.restore(path).assert_existing_objects_matched().expect_partial()
+    return int(step)
+
+
+def model_state(network: keras.Model) -> list[tf.Variable]:
+    """All that a network carries from step to step: weights, statistics, dropout's random state.
+
+    Keras leaves the last out of what it saves, without which a resumed run differs.
+    """
+    return [variable.value for variable in network.variables]
+
+
+@contextmanager
+def damage_as_run_error(path: str) -> Iterator[None]:
+    try:
+        yield
+    except (AssertionError, ValueError, tf.errors.OpError) as error:
+        raise RunError(
+            f"The checkpoint {path!r} is damaged or of another network: {_first_line(error)}"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

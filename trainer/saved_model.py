@@ -1,0 +1,113 @@
+"""SavedModels that need none of this code: bytes or pixels in, class ids out."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+
+import keras
+import tensorflow as tf
+
+from model.losses import Objective
+from pipeline.palette import IGNORE_LABEL, Palette
+from trainer import run_folder
+from trainer.config import Config
+
+PALETTE_ASSET = "palette.json"
+CONFIG_ASSET = "config.json"
+
+
+class ServingModule(tf.Module):
+    """The signatures of an exported network.
+
+    ``serving_default``: ``image_bytes`` string [B], a JPEG or PNG each, of any sizes ->
+    ``class_ids`` uint8 [B, H, W] with H and W the largest of the batch, 255 beyond a photo's own
+    size, which ``height`` and ``width``, int32 [B], give.
+
+    ``from_images``: ``images`` uint8 [B, H, W, 3] RGB -> ``class_ids`` uint8 [B, H, W].
+
+    Args:
+      network: From pixels to outputs.
+      objective: How outputs are read.
+      assets: Files to carry along.
+    """
+
+    def __init__(self, network: keras.Model, objective: Objective, assets: list[str]) -> None:
+        super().__init__()
+        # The variables alone: with the Keras model attached the file would be twice as large.
+        self._state = run_folder.model_state(network)
+        self._assets = [tf.saved_model.Asset(path) for path in assets]
+        self._network = lambda pixels: network(pixels, training=False)
+        self._objective = objective
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, "images")])
+    def from_images(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        scores = self._objective.scores(self._network(tf.cast(images, tf.float32)))
+        return {"class_ids": tf.cast(tf.argmax(scores, axis=-1), tf.uint8)}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
+    def from_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        def class_ids(data: tf.Tensor) -> tf.RaggedTensor:
+            # Despite its name it reads PNG too, and it decodes JPEG as the records are decoded.
+            image = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
+            return tf.RaggedTensor.from_tensor(self.from_images(image[tf.newaxis])["class_ids"][0])
+
+        ragged = tf.map_fn(
+            class_ids,
+            image_bytes,
+            fn_output_signature=tf.RaggedTensorSpec([None, None], tf.uint8, ragged_rank=1),
+        )
+        return {
+            "class_ids": ragged.to_tensor(tf.constant(IGNORE_LABEL, tf.uint8)),
+            "height": tf.cast(ragged.row_lengths(axis=1), tf.int32),
+            "width": tf.cast(tf.reduce_max(ragged.row_lengths(axis=2), axis=1), tf.int32),
+        }
+
+
+def export(model_dir: str, checkpoint: str) -> str:
+    """Exports a run's network to ``RUN/export/STEP``.
+
+    Args:
+      model_dir: The run's folder.
+      checkpoint: ``best`` or ``latest``.
+
+    Returns:
+      The SavedModel's folder; it appears whole or not at all.
+
+    Raises:
+      RunError: Where the run has no such checkpoint.
+    """
+    config, info = run_folder.load(model_dir)
+    network, objective = run_folder.build_model(config, info)
+    step = run_folder.restore_model(network, model_dir, checkpoint)
+    versions = os.path.join(model_dir, "export")
+    os.makedirs(versions, exist_ok=True)
+    # Serving takes only numbers for versions, so that it does not look at the temporary folder.
+    temporary = tempfile.mkdtemp(prefix="incomplete-", dir=versions)
+    try:
+        assets = _write_assets(temporary, config, info.palette)
+        saved = os.path.join(temporary, "model")
+        module = ServingModule(network, objective, assets)
+        tf.saved_model.save(
+            module,
+            saved,
+            signatures={"serving_default": module.from_bytes, "from_images": module.from_images},
+        )
+        target = os.path.join(versions, str(step))
+        shutil.rmtree(target, ignore_errors=True)
+        os.rename(saved, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def _write_assets(folder: str, config: Config, palette: Palette) -> list[str]:
+    texts = {PALETTE_ASSET: json.dumps(palette.to_dict()), CONFIG_ASSET: config.to_json()}
+    paths = []
+    for name, text in texts.items():
+        paths.append(os.path.join(folder, name))
+        with open(paths[-1], "w", encoding="utf-8") as file:
+            file.write(text)
+    return paths

@@ -1,0 +1,313 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from model import metrics
+from model.losses import Objective
+from pipeline.errors import UserError
+from pipeline.input_fn import Batch, RecordReader, training_dataset
+from trainer import run_folder
+from trainer.config import Config, OptimizerConfig
+from trainer.evaluation import Evaluator
+from trainer.schedule import PolyWithWarmup
+from trainer.summaries import Summaries
+
+_LOG_SECONDS = 2.0
+_LINE_SECONDS = 30.0
+"""Between lines of progress where there is no terminal to show a bar on."""
+
+Step = Callable[[Any], tf.Tensor]
+
+
+class TrainingError(UserError):
+    """A run that cannot start or go on."""
+
+
+def train(
+    config: Config, strategy: tf.distribute.Strategy, data_dir: str, model_dir: str
+) -> np.ndarray:
+    """Trains to the configuration's last step, going on from the latest checkpoint.
+
+    Args:
+      config: What to compute.
+      strategy: On which devices.
+      data_dir: A records folder.
+      model_dir: The run's folder, see `trainer.run_folder`.
+
+    Returns:
+      The last validation's confusion matrix, int64 [K, K].
+
+    Raises:
+      UserError: Where data, configuration and folder do not fit, or the loss is not finite.
+    """
+    if config.batch_size % strategy.num_replicas_in_sync:
+        raise TrainingError(
+            f"--batch_size is over all replicas and must divide among them. Received: "
+            f"{config.batch_size} for {strategy.num_replicas_in_sync} replicas."
+        )
+    training_reader = RecordReader(data_dir, config.train_split)
+    validation_reader = RecordReader(data_dir, config.validation_split)
+    info = training_reader.info
+    run_folder.prepare(model_dir, config, info)
+    with strategy.scope():
+        network, objective = run_folder.build_model(config, info)
+        optimizer = build_optimizer(config.optimizer, config.steps)
+        optimizer.build(network.trainable_variables)
+    state = _State(network, optimizer, model_dir)
+    first_step = state.restore()
+    run = _Run(
+        config=config,
+        state=state,
+        step=make_step(strategy, network, objective, optimizer, config.optimizer.clip_norm),
+        evaluator=Evaluator(
+            strategy,
+            network,
+            objective,
+            validation_reader,
+            info.palette.num_classes,
+            config.evaluation_batch_size,
+        ),
+        summaries=Summaries(model_dir, config, info.palette),
+    )
+    batches = strategy.distribute_datasets_from_function(
+        lambda context: training_dataset(
+            training_reader,
+            config.data,
+            seed=config.seed,
+            global_batch_size=config.batch_size,
+            first_step=first_step,
+            last_step=config.steps,
+            replicas=context.num_replicas_in_sync,
+            worker=context.input_pipeline_id,
+            num_workers=context.num_input_pipelines,
+        )
+    )
+    return run.to_the_end(batches, first_step)
+
+
+def build_optimizer(config: OptimizerConfig, steps: int) -> keras.optimizers.Optimizer:
+    """The optimizer of a configuration, with its learning-rate schedule."""
+    schedule = PolyWithWarmup(config.learning_rate, steps, config.warmup_steps, config.power)
+    weight_decay = config.weight_decay or None
+    if config.name == "sgd":
+        optimizer = keras.optimizers.SGD(
+            schedule, momentum=config.momentum, weight_decay=weight_decay
+        )
+    else:
+        optimizer = keras.optimizers.AdamW(schedule, weight_decay=weight_decay or 0.0)
+    if weight_decay:
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return optimizer
+
+
+def make_step(
+    strategy: tf.distribute.Strategy,
+    network: keras.Model,
+    objective: Objective,
+    optimizer: keras.optimizers.Optimizer,
+    clip_norm: float = 0.0,
+) -> Step:
+    """One step of training that is the same on any number of replicas.
+
+    The loss is the sum over the valid pixels of all replicas divided by their number, and
+    gradients are clipped after they were summed.
+
+    Returns:
+      A function of a distributed batch; it updates the network and returns loss and global
+      gradient norm, float32 [2].
+    """
+    replicas = strategy.num_replicas_in_sync
+    variables = network.trainable_variables
+
+    def replica_step(batch: Batch) -> tf.Tensor:
+        context = tf.distribute.get_replica_context()
+
+        def total(value: Any) -> Any:
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
+
+        with tf.GradientTape() as tape:
+            outputs = network(batch["image"], training=True)
+            loss_sum, valid = objective.loss(outputs, batch["label"])
+            loss = loss_sum / tf.maximum(total(valid), 1.0)
+        gradients = total(tape.gradient(loss, [v.value for v in variables]))
+        norm = tf.linalg.global_norm(gradients)
+        if clip_norm:
+            gradients, _ = tf.clip_by_global_norm(gradients, clip_norm, use_norm=norm)
+        # The optimizer sums over the replicas once more.
+        optimizer.apply([gradient / replicas for gradient in gradients], variables)
+        return tf.stack([total(loss), norm])
+
+    @tf.function
+    def step(batch: Any) -> tf.Tensor:
+        results = strategy.run(replica_step, args=(batch,))
+        return strategy.experimental_local_results(results)[0]
+
+    return step
+
+
+class _State:
+    """A run's state on disk: the latest checkpoints, and the best one."""
+
+    def __init__(
+        self, network: keras.Model, optimizer: keras.optimizers.Optimizer, model_dir: str
+    ) -> None:
+        self.step = tf.Variable(0, dtype=tf.int64, name="step")
+        self.best_mean_iou = tf.Variable(-1.0, dtype=tf.float64, name="best_mean_iou")
+        self.optimizer = optimizer
+        checkpoint = tf.train.Checkpoint(
+            step=self.step,
+            best_mean_iou=self.best_mean_iou,
+            model=run_folder.model_state(network),
+            optimizer=[variable.value for variable in optimizer.variables],
+        )
+        self._latest, self._best = (
+            tf.train.CheckpointManager(
+                checkpoint,
+                run_folder.checkpoint_folder(model_dir, kind),
+                max_to_keep=kept,
+                step_counter=self.step,
+            )
+            for kind, kept in (("latest", 2), ("best", 1))
+        )
+
+    def restore(self) -> int:
+        """Loads the latest checkpoint, if there is one; returns the step to go on from."""
+        if self._latest.latest_checkpoint:
+            with run_folder.damage_as_run_error(self._latest.latest_checkpoint):
+                self._latest.checkpoint.restore(self._latest.latest_checkpoint).assert_consumed()
+            print(f"Going on from step {int(self.step):,}.", file=sys.stderr)
+        return int(self.step)
+
+    def save(self, step: int, mean_iou: float) -> None:
+        """Writes a checkpoint, and the best one too where this is it."""
+        self.step.assign(step)
+        best = mean_iou > float(self.best_mean_iou)
+        if best:
+            self.best_mean_iou.assign(mean_iou)
+        try:
+            # The best one first: were it lost to a kill, the run resumed would make it again.
+            if best:
+                self._best.save(step)
+            self._latest.save(step)
+        except tf.errors.OpError as error:
+            raise TrainingError(
+                f"The checkpoint of step {step:,} could not be written "
+                f"({str(error).splitlines()[0]}); the one before it is kept. Make room on the "
+                "disk and repeat the command to go on from there."
+            ) from error
+
+
+class _Run:
+    """Steps, evaluations and what is said of them."""
+
+    def __init__(
+        self,
+        config: Config,
+        state: _State,
+        step: Step,
+        evaluator: Evaluator,
+        summaries: Summaries,
+    ) -> None:
+        self._config = config
+        self._state = state
+        self._step = step
+        self._evaluator = evaluator
+        self._summaries = summaries
+        self._matrix = np.zeros((0, 0), np.int64)
+        self._mean_iou = float("nan")
+        self._last_line = time.monotonic()
+
+    def to_the_end(self, batches: Any, first_step: int) -> np.ndarray:
+        config = self._config
+        # Before the first step too: it shows what chance scores, and a fault in evaluation is
+        # better found now than hours later.
+        self._evaluate(first_step, save=False)
+        rate = _Rate(config.batch_size)
+        with tqdm(
+            total=config.steps,
+            initial=first_step,
+            unit="step",
+            desc="train",
+            disable=not sys.stderr.isatty(),
+        ) as bar:
+            for step, batch in enumerate(batches, start=first_step + 1):
+                result = self._step(batch)
+                bar.update()
+                rate.count()
+                evaluate = step % config.evaluation_interval == 0 or step == config.steps
+                if rate.due() or evaluate:
+                    self._log(step, result.numpy(), rate.take(), bar)
+                if evaluate:
+                    self._evaluate(step, save=True)
+                    rate.restart()
+        return self._matrix
+
+    def _log(self, step: int, result: np.ndarray, images_per_second: float, bar: tqdm) -> None:
+        loss, norm = (float(value) for value in result)
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"The loss is {loss} at step {step:,}. Lower --learning_rate, or clip the "
+                "gradients: --set optimizer.clip_norm=1.0. Checkpoints of earlier steps are kept."
+            )
+        self._summaries.training(
+            step,
+            {
+                "loss": loss,
+                "gradient_norm": norm,
+                "learning_rate": float(self._state.optimizer.learning_rate),
+                "images_per_second": images_per_second,
+            },
+        )
+        shown = f"loss {loss:.3f}, mIoU {self._mean_iou:.3f}, {images_per_second:.1f} images/s"
+        bar.set_postfix_str(shown)
+        if bar.disable and time.monotonic() - self._last_line > _LINE_SECONDS:
+            print(f"step {step:,} of {self._config.steps:,}: {shown}", file=sys.stderr)
+            self._last_line = time.monotonic()
+
+    def _evaluate(self, step: int, save: bool) -> None:
+        self._matrix = self._evaluator.confusion()
+        self._mean_iou = metrics.mean_iou(self._matrix)
+        accuracy = metrics.pixel_accuracy(self._matrix)
+        self._summaries.validation(
+            step, self._matrix, self._evaluator.examples(self._config.pictures)
+        )
+        if save:
+            self._state.save(step, self._mean_iou)
+        tqdm.write(
+            f"step {step:,} of {self._config.steps:,}: validation mIoU {self._mean_iou:.3f}, "
+            f"pixel accuracy {accuracy:.3f}",
+            file=sys.stderr,
+        )
+
+
+class _Rate:
+    """Images per second since the last time it was asked."""
+
+    def __init__(self, batch_size: int) -> None:
+        self._batch_size = batch_size
+        self.restart()
+
+    def restart(self) -> None:
+        self._steps, self._since = 0, time.monotonic()
+
+    def count(self) -> None:
+        self._steps += 1
+
+    def due(self) -> bool:
+        return time.monotonic() - self._since >= _LOG_SECONDS
+
+    def take(self) -> float:
+        rate = self._steps * self._batch_size / max(time.monotonic() - self._since, 1e-9)
+        self.restart()
+        return rate
