@@ -3,7 +3,7 @@
 A records folder holds
 
     NAME-SPLIT.tfrecord-00000-of-00004   the shards
-    records_info.json                    `DatasetInfo`; written last: a folder without it is no data set
+    records_info.json                    `DatasetInfo`, written last: without it, no data set
     record_offsets.npz                   where each record begins in its shard
     bad_pairs.jsonl                      the pairs left out, each with its reason
     dataset_info.json, features.json     the same for TensorFlow Datasets
@@ -219,7 +219,7 @@ def build_info(
 
 
 def _build_split(shards: Sequence[ShardSummary], palette: Palette) -> SplitInfo:
-    label_pixels = np.sum([s.label_pixels for s in shards], axis=0, dtype=np.int64)
+    label_pixels = np.array([s.label_pixels for s in shards], np.int64).sum(axis=0)
     class_pixels = label_pixels[: palette.num_classes]
     return SplitInfo(
         shards=[ShardInfo(s.file, s.num_records, sum(s.record_bytes), s.sha256) for s in shards],
@@ -248,8 +248,8 @@ def encode_offsets(summaries: Sequence[ShardSummary]) -> bytes:
     """The content of `record_offsets.npz`: for each split, int64 [num_records] in shard order."""
     offsets: dict[str, list[np.ndarray]] = {}
     for summary in sorted(summaries, key=lambda s: (s.split, s.index)):
-        ends = np.cumsum([0, *summary.record_bytes], dtype=np.int64)
-        offsets.setdefault(summary.split, []).append(ends[:-1])
+        sizes = np.array(summary.record_bytes, np.int64)
+        offsets.setdefault(summary.split, []).append(np.cumsum(sizes) - sizes)
     buffer = io.BytesIO()
     arrays: dict[str, Any] = {split: np.concatenate(parts) for split, parts in offsets.items()}
     np.savez(buffer, **arrays)

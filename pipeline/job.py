@@ -94,7 +94,7 @@ def load_palette(name: str) -> Palette:
     if name == CITYSCAPES.name:
         return CITYSCAPES
     try:
-        text = transforms.read_bounded(name).decode()
+        text = transforms.read_bounded(name).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError, BeamIOError) as error:
         raise UserError(
             f"--palette takes 'cityscapes' or a .json or .csv file that can be read. "

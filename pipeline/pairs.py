@@ -87,7 +87,8 @@ def find_splits(paths: Iterable[str], input_dir: str) -> tuple[dict[str, str], i
       InputError: Where there are none, or the images lie in `input_dir` itself.
     """
     root = input_dir.rstrip("/")
-    images_per_folder = collections.Counter(posixpath.dirname(p) for p in paths if is_image_name(p))
+    images = (path for path in paths if is_image_name(path))
+    images_per_folder = collections.Counter(posixpath.dirname(path) for path in images)
     if not images_per_folder:
         raise InputError(
             f"No pairs in {input_dir!r}: expected a folder per split, such as train/ and val/, "
@@ -103,7 +104,7 @@ def find_splits(paths: Iterable[str], input_dir: str) -> tuple[dict[str, str], i
     parents = {posixpath.dirname(folder) for folder in folders}
     if len(parents) > 1:
         raise InputError(
-            f"{input_dir!r} holds several data sets ({', '.join(sorted(parents))}): name one of them."
+            f"{input_dir!r} holds several data sets: name one of {', '.join(sorted(parents))}."
         )
     splits = {posixpath.basename(folder): folder for folder in folders}
     for split in splits:
@@ -116,6 +117,7 @@ def find_splits(paths: Iterable[str], input_dir: str) -> tuple[dict[str, str], i
 
 
 def is_image_name(path: str) -> bool:
+    """Whether a file is, by its name, an image to be read; macOS's ``._x.jpg`` are none."""
     name = posixpath.basename(path)
     return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
 

@@ -185,8 +185,9 @@ def parse_palette(text: str, name: str) -> Palette:
     for row in reader:
         try:
             color = _color((row["red"], row["green"], row["blue"]))
-            entries.append(Entry(row["name"], color, int(row["train_id"] or IGNORE_LABEL)))
-        except (KeyError, TypeError, ValueError) as error:
+            train_id = row["train_id"].strip()
+            entries.append(Entry(row["name"], color, int(train_id or IGNORE_LABEL)))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise PaletteError(
                 f"Palette {name!r}, line {reader.line_num}: expected the columns "
                 f"name,red,green,blue,train_id. Received: {row}."

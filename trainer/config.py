@@ -99,9 +99,9 @@ class Config:
     pictures: int = 4
     train_split: str = "train"
     validation_split: str = "val"
-    data: Augmentation = Augmentation()
-    model: ModelConfig = ModelConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
+    data: Augmentation = dataclasses.field(default_factory=Augmentation)
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "evaluation_batch_size"):
@@ -198,17 +198,20 @@ def override(config: Config, name: str, value: Any, source: str = "--set") -> Co
     group, _, rest = name.partition(".")
     try:
         if not rest:
-            return dataclasses.replace(config, **{group: _typed(config, group, value)})
+            return _replace(config, group, _typed(config, group, value))
         part = getattr(config, group, None)
         if not dataclasses.is_dataclass(part):
-            raise KeyError
-        changed = dataclasses.replace(part, **{rest: _typed(part, rest, value)})  # type: ignore[type-var]
-        return dataclasses.replace(config, **{group: changed})
+            raise KeyError(name)
+        return _replace(config, group, _replace(part, rest, _typed(part, rest, value)))
     except KeyError as error:
         names = ", ".join(key for key, _ in _leaves(dataclasses.asdict(config)))
         raise ConfigError(f"{source}: there is no {name!r}; there are: {names}.") from error
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{source}: {name}={value!r} cannot be used: {error}.") from error
+
+
+def _replace(owner: Any, name: str, value: Any) -> Any:
+    return dataclasses.replace(owner, **{name: value})
 
 
 def _typed(owner: Any, name: str, value: Any) -> Any:

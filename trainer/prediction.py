@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -118,7 +119,7 @@ def _photos(source: str) -> list[str]:
         raise PredictionError(
             f"--input {source!r} holds no photos ({', '.join(pairs.IMAGE_SUFFIXES)})."
         )
-    for first, second in zip(paths, paths[1:], strict=False):
+    for first, second in itertools.pairwise(paths):
         if os.path.splitext(first)[0] == os.path.splitext(second)[0]:
             raise PredictionError(
                 f"{first!r} and {second!r} would be written to the same files; rename one."

@@ -152,6 +152,7 @@ def model_state(network: keras.Model) -> list[tf.Variable]:
 
 @contextmanager
 def damage_as_run_error(path: str) -> Iterator[None]:
+    """Turns TensorFlow's many ways to refuse a checkpoint into a `RunError` that names it."""
     try:
         yield
     except (AssertionError, ValueError, tf.errors.OpError) as error:

@@ -46,10 +46,7 @@ def configure(data_dir: str) -> Config:
     Raises:
       UserError: Where a value cannot be used.
     """
-    if _CONFIG.value:
-        config = _read_config(_CONFIG.value)
-    else:
-        config = config_lib.preset(_PRESET.value)
+    config = _read_config(_CONFIG.value) if _CONFIG.value else config_lib.preset(_PRESET.value)
     changes: list[tuple[str, Any]] = [
         ("seed", _SEED.value),
         ("batch_size", _BATCH_SIZE.value),

@@ -6,14 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, JpegImagePlugin
 
-from pipeline import synthesize
+from pipeline import street, synthesize
 from pipeline.errors import UserError
 from pipeline.palette import CITYSCAPES, IGNORE_LABEL
 
@@ -21,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def scene(index: int, size: int = 128, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    return synthesize.draw_scene(synthesize.scene_rng(seed, "train", index), size)
+    return street.draw_scene(synthesize.scene_rng(seed, "train", index), size)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -43,7 +42,7 @@ def scenes() -> tuple[np.ndarray, np.ndarray]:
 
 def test_the_constants_are_the_train_ids_of_cityscapes():
     for train_id, name in enumerate(CITYSCAPES.class_names):
-        assert getattr(synthesize, name.upper().replace(" ", "_")) == train_id
+        assert getattr(street, name.upper().replace(" ", "_")) == train_id
 
 
 def test_same_seed_same_bytes(tmp_path):
@@ -63,9 +62,9 @@ def test_more_pictures_leave_the_earlier_ones_as_they_were(tmp_path):
 
 
 def test_the_global_generator_is_left_alone():
-    before = np.random.get_state()[1].copy()
+    np.random.seed(0)
     scene(1, size=64)
-    np.testing.assert_array_equal(before, np.random.get_state()[1])
+    assert np.random.random() == np.random.RandomState(0).random_sample()
 
 
 @settings(max_examples=25, deadline=None)
@@ -96,8 +95,8 @@ def test_the_mask_half_shows_the_labels_colours_but_for_jpegs_damage():
     photo, labels = scene(1, 256)
     errors = []
     for quality in (50, 75, 95):
-        jpeg = np.frombuffer(synthesize.encode_pair(photo, labels, quality), np.uint8)
-        pair = cv2.cvtColor(cv2.imdecode(jpeg, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        jpeg = synthesize.encode_pair(photo, labels, quality)
+        pair = np.asarray(Image.open(io.BytesIO(jpeg)))
         left, right = pair[:, :256].astype(float), pair[:, 256:].astype(float)
         assert np.abs(left - photo).mean() < 10
         errors.append(np.abs(right - CITYSCAPES.colorize(labels)).mean())
@@ -115,7 +114,7 @@ def test_what_is_no_quality_or_subsampling_is_refused():
     pair = scene(1, 64)
     with pytest.raises(UserError, match="Received: 0"):
         synthesize.encode_pair(*pair, quality=0)
-    with pytest.raises(UserError, match="4:2:0, .*Received: '4:2:1'"):
+    with pytest.raises(UserError, match=r"4:2:0, .*Received: '4:2:1'"):
         synthesize.encode_pair(*pair, subsampling="4:2:1")
 
 
@@ -125,7 +124,7 @@ def test_classes_occur_as_they_do_on_streets(scenes):
     often = [(labels == i).any((1, 2)).mean() > 0.4 for i in range(19)]
     assert sum(often) >= 14
     assert min(shares.values()) > 0
-    assert (labels == synthesize.ROAD).any((1, 2)).all()
+    assert (labels == street.ROAD).any((1, 2)).all()
     assert 0.2 < shares["road"] < 0.45
     for name in ("building", "sky", "vegetation"):
         assert 0.05 < shares[name] < 0.3
@@ -141,14 +140,14 @@ def test_the_street_is_where_a_street_is(scenes):
     def height(train_id: int) -> float:
         return np.average(rows, weights=(labels == train_id).sum((0, 2))) / len(rows)
 
-    assert height(synthesize.SKY) < height(synthesize.BUILDING) < height(synthesize.CAR)
-    assert height(synthesize.CAR) < height(synthesize.ROAD)
+    assert height(street.SKY) < height(street.BUILDING) < height(street.CAR)
+    assert height(street.CAR) < height(street.ROAD)
 
 
 def test_a_pixels_colour_does_not_give_its_class_away(scenes):
     """A network that saw single pixels only would learn little more than the share of road.
 
-    Measured: nearest mean colour 0.15, most frequent class by colour 0.53, always road 0.33.
+    Measured: nearest mean colour 0.17, most frequent class by colour 0.40, always road 0.25.
     """
     photos, labels = scenes
     train_photos, train_labels = photos[:30], labels[:30]

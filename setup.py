@@ -1,0 +1,5 @@
+"""For Beam's --setup_file; everything else about the package stands in pyproject.toml."""
+
+from setuptools import setup
+
+setup()
