@@ -15,6 +15,7 @@ import dataclasses
 import io
 import json
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ INFO_FILE = "records_info.json"
 OFFSETS_FILE = "record_offsets.npz"
 BAD_PAIRS_FILE = "bad_pairs.jsonl"
 FORMAT_VERSION = 1
+_TFDS_FILES = ("dataset_info.json", "features.json")
 
 
 class DatasetError(UserError):
@@ -37,6 +39,12 @@ class DatasetError(UserError):
 def shard_name(dataset: str, split: str, index: int, num_shards: int) -> str:
     """The file name of a shard, as TensorFlow Datasets expects it."""
     return f"{dataset}-{split}.tfrecord-{index:05d}-of-{num_shards:05d}"
+
+
+def is_records_file(name: str) -> bool:
+    """Whether a file of this name in a records folder is a part of it."""
+    parts = (INFO_FILE, OFFSETS_FILE, BAD_PAIRS_FILE, *_TFDS_FILES)
+    return name in parts or bool(re.fullmatch(r"\w+-\w+\.tfrecord-\d{5}-of-\d{5}", name))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import io
 import json
 import logging
 import math
@@ -12,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr
 from importlib import metadata
 
 import apache_beam as beam
@@ -21,15 +23,13 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 from tqdm import tqdm
 
-from pipeline import dataset_info, output_folder, pairs, transforms
+from pipeline import dataset_info, files, local_runner, output_folder, pairs, transforms
 from pipeline.dataset_info import DatasetInfo, ShardSummary
 from pipeline.errors import UserError
 from pipeline.palette import CITYSCAPES, Palette, parse_palette
 
 PAIRS_PER_SHARD = 256
 """About half a second of one core's work and 10 MB: fine enough to spread, large enough to read."""
-
-_LOCAL_RUNNER = "FnApiRunner"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +59,7 @@ def run(options: JobOptions, beam_arguments: Sequence[str] = ()) -> DatasetInfo:
       beam_arguments: Beam's own flags; without ``--runner`` the job runs on this machine.
 
     Raises:
+      OSError: Where the disk is full, or files cannot be read or written.
       UserError: Where something given cannot be used, or too many pairs are bad.
     """
     started = time.monotonic()
@@ -66,7 +67,7 @@ def run(options: JobOptions, beam_arguments: Sequence[str] = ()) -> DatasetInfo:
         raise JobError(
             f"--name takes lower-case letters, digits and _ only. Received: {options.name!r}."
         )
-    beam_options = _beam_options(options, beam_arguments)
+    pipeline, guard = _pipeline(options, beam_arguments)
     palette = load_palette(options.palette)
     folders, num_pairs = _find_splits(options.input_dir)
     convert = transforms.ConvertOptions(
@@ -75,12 +76,23 @@ def run(options: JobOptions, beam_arguments: Sequence[str] = ()) -> DatasetInfo:
         palette=palette,
         num_shards=_shards_per_split(num_pairs, options.num_shards),
     )
-    with output_folder.replacing(options.output_dir, options.overwrite) as staging:
-        summaries = _run_pipeline(folders, staging, convert, beam_options, num_pairs)
-        _check_complete(summaries, num_pairs)
-        _check_bad(summaries, sum(num_pairs.values()), options)
-        info = dataset_info.build_info(options.name, summaries, palette, _provenance(options))
-        _write_description(staging, info, summaries)
+    try:
+        with output_folder.replacing(options.output_dir, options.overwrite) as staging:
+            _ = (
+                pipeline
+                | "FindPairs" >> transforms.FindPairs(folders)
+                | "WriteShards" >> transforms.WriteShards(staging, convert)
+            )
+            with guard, _progress(staging, sum(num_pairs.values())):
+                pipeline.run().wait_until_finish()
+            summaries = list(_read_summaries(staging, set()))
+            _check_complete(summaries, num_pairs)
+            _check_bad(summaries, sum(num_pairs.values()), options)
+            info = dataset_info.build_info(options.name, summaries, palette, _provenance(options))
+            _write_description(staging, info, summaries)
+    except OSError as error:
+        error.filename = error.filename or options.output_dir  # A full disk does not say where.
+        raise
     print(_report(info, options.output_dir, time.monotonic() - started))
     return info
 
@@ -94,7 +106,7 @@ def load_palette(name: str) -> Palette:
     if name == CITYSCAPES.name:
         return CITYSCAPES
     try:
-        text = transforms.read_bounded(name).decode("utf-8-sig")
+        text = files.read_bounded(name).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError, BeamIOError) as error:
         raise UserError(
             f"--palette takes 'cityscapes' or a .json or .csv file that can be read. "
@@ -103,35 +115,53 @@ def load_palette(name: str) -> Palette:
     return parse_palette(text, name)
 
 
-def _beam_options(options: JobOptions, arguments: Sequence[str]) -> PipelineOptions:
-    """Beam's options; on the local runner a flag that Beam does not know is an error."""
-    arguments = list(arguments)
-    if any(argument.split("=")[0] == "--runner" for argument in arguments):
-        return PipelineOptions([*arguments, f"--num_workers={options.num_workers}"])
-    beam_flags = PipelineOptions(arguments)
-    known = beam_flags.get_all_options(drop_default=True)
-    given = beam_flags.get_all_options(drop_default=True, retain_unknown_options=True)
-    for name in given:
-        if name not in known:
-            raise UserError(f"There is no flag --{name}. (--help lists the flags.)")
-    mode = "in_memory" if options.num_workers == 1 else "multi_processing"
-    return PipelineOptions(
-        [
-            *arguments,
-            f"--runner={_LOCAL_RUNNER}",
-            f"--direct_num_workers={options.num_workers}",
-            f"--direct_running_mode={mode}",
-        ]
-    )
+def _pipeline(
+    options: JobOptions, arguments: Sequence[str]
+) -> tuple[beam.Pipeline, AbstractContextManager[None]]:
+    """An empty pipeline on the runner that the flags name, and what to run it in.
+
+    Raises:
+      UserError: Where Beam cannot use a flag, or, on this machine, does not know it.
+    """
+    local = not any(argument.split("=")[0] == "--runner" for argument in arguments)
+    num_workers = "direct_num_workers" if local else "num_workers"
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):  # Beam's parser prints its usage, a page long
+            unknown = _unknown_arguments(arguments)
+            beam_options = PipelineOptions([*arguments, f"--{num_workers}={options.num_workers}"])
+    except SystemExit as error:
+        raise UserError(f"{said.getvalue().strip().rpartition('error: ')[2]}.") from error
+    if not local:
+        try:
+            return beam.Pipeline(options=beam_options), nullcontext()
+        except (ImportError, ValueError) as error:
+            raise UserError(str(error)) from error
+    for argument in unknown:
+        if not argument.startswith("-"):
+            raise UserError(f"Unexpected argument {argument!r}; flags are written --name=value.")
+        raise UserError(f"There is no flag {argument.split('=')[0]}. (--help lists the flags.)")
+    runner = local_runner.create(options.num_workers)
+    return beam.Pipeline(runner, beam_options), local_runner.guarding()
+
+
+def _unknown_arguments(arguments: Sequence[str]) -> list[str]:
+    """The arguments that Beam's own flags leave over."""
+    parsers: list[argparse.ArgumentParser] = []
+    logging.disable(logging.WARNING)  # Beam would only say that it goes on without them
+    try:
+        PipelineOptions().get_all_options(add_extra_args_fn=parsers.append)
+        return parsers[0].parse_known_args(list(arguments))[1]
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _find_splits(input_dir: str) -> tuple[dict[str, str], dict[str, int]]:
     """The folder of each split, and how many pairs it holds."""
     try:
-        (match,) = FileSystems.match([FileSystems.join(input_dir.rstrip("/"), "**")])
+        paths = files.list_files(input_dir.rstrip("/"), "**")
     except BeamIOError as error:
         raise pairs.InputError(f"--input_dir {input_dir!r} cannot be read: {error}.") from error
-    paths = [found.path.replace("\\", "/") for found in match.metadata_list]
     if not paths:
         raise pairs.InputError(f"--input_dir {input_dir!r} is missing or empty.")
     folders, left_out = pairs.find_splits(paths, input_dir)
@@ -154,32 +184,12 @@ def _shards_per_split(num_pairs: dict[str, int], num_shards: int | None) -> dict
     }
 
 
-def _run_pipeline(
-    folders: dict[str, str],
-    staging: str,
-    convert: transforms.ConvertOptions,
-    beam_options: PipelineOptions,
-    num_pairs: dict[str, int],
-) -> list[ShardSummary]:
-    pipeline = beam.Pipeline(options=beam_options)
-    _ = (
-        pipeline
-        | "FindPairs" >> transforms.FindPairs(folders)
-        | "WriteShards" >> transforms.WriteShards(staging, convert)
-    )
-    with _progress(staging, sum(num_pairs.values())):
-        pipeline.run().wait_until_finish()
-    return list(_read_summaries(staging, set()))
-
-
 def _read_summaries(staging: str, seen: set[str]) -> Iterator[ShardSummary]:
     """The summaries in a folder that are not yet in `seen`, which they are added to."""
-    pattern = FileSystems.join(staging, "*" + transforms.SUMMARY_SUFFIX)
-    (match,) = FileSystems.match([pattern])
-    for found in match.metadata_list:
-        if found.path not in seen:
-            seen.add(found.path)
-            yield ShardSummary.from_json(transforms.read_bounded(found.path).decode())
+    for path in files.list_files(staging, "*" + transforms.SUMMARY_SUFFIX):
+        if path not in seen:
+            seen.add(path)
+            yield ShardSummary.from_json(files.read_bounded(path).decode())
 
 
 @contextmanager
@@ -224,7 +234,7 @@ def _check_bad(summaries: Sequence[ShardSummary], total: int, options: JobOption
     if len(bad) <= options.max_bad_fraction * total and len(bad) < total:
         return
     path = f"{options.output_dir.rstrip('/')}.{dataset_info.BAD_PAIRS_FILE}"
-    transforms.write_whole(path, _bad_pairs_lines(summaries))
+    files.write_whole(path, _bad_pairs_lines(summaries))
     raise JobError(
         f"{len(bad)} of {total} pairs are bad, more than --max_bad_fraction="
         f"{options.max_bad_fraction:g} allows; the first: {bad[0].split}/{bad[0].key}: "
@@ -260,9 +270,8 @@ def _write_description(staging: str, info: DatasetInfo, summaries: Sequence[Shar
         (dataset_info.OFFSETS_FILE, dataset_info.encode_offsets(summaries)),
         (dataset_info.INFO_FILE, info.to_json().encode()),
     ):
-        transforms.write_whole(FileSystems.join(staging, name), data)
-    (leftovers,) = FileSystems.match([FileSystems.join(staging, "*" + transforms.SUMMARY_SUFFIX)])
-    FileSystems.delete([found.path for found in leftovers.metadata_list])
+        files.write_whole(FileSystems.join(staging, name), data)
+    files.delete_files(files.list_files(staging, "*" + transforms.SUMMARY_SUFFIX))
 
 
 def _report(info: DatasetInfo, output_dir: str, seconds: float) -> str:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import glob
+import os
+import re
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from apache_beam.io.filesystems import FileSystems
 
-from pipeline.dataset_info import INFO_FILE
+from pipeline import files
+from pipeline.dataset_info import INFO_FILE, is_records_file
 from pipeline.errors import UserError
+
+_STAGING = ".incomplete-"
 
 
 class OutputFolderError(UserError):
@@ -27,56 +34,103 @@ def replacing(output_dir: str, overwrite: bool) -> Iterator[str]:
       overwrite: Whether records that stand there may be replaced.
 
     Yields:
-      The staging folder, ``output_dir`` + ``.incomplete``.
+      The staging folder, beside `output_dir`. Its name is new each time: a worker that outlives
+      its killed job cannot write into the next one's.
 
     Raises:
       OutputFolderError: Where `output_dir` holds something that must be kept.
     """
+    if files.is_local(output_dir):
+        output_dir = os.path.realpath(output_dir)  # rename would replace a link, not its target
     output_dir = output_dir.rstrip("/")
+    replaced = f"{output_dir}.replaced"
+    _recover(output_dir, replaced)
     _check_replaceable(output_dir, overwrite)
-    staging, replaced = f"{output_dir}.incomplete", f"{output_dir}.replaced"
-    for leftover in (staging, replaced):
-        if FileSystems.exists(leftover):
-            FileSystems.delete([leftover])
-    FileSystems.mkdirs(staging)
+    for leftover in _leftovers(output_dir):
+        files.delete_folder(leftover)
+    staging = output_dir + _STAGING + uuid.uuid4().hex[:8]
+    files.make_folder(staging)
     try:
         yield staging
         _publish(staging, output_dir, replaced)
     except BaseException:
-        if FileSystems.exists(staging):
-            FileSystems.delete([staging])
+        files.delete_folder(staging)
         raise
 
 
+def _recover(output_dir: str, replaced: str) -> None:
+    """Undoes what a job that was killed while it published has left half done."""
+    if not files.is_local(output_dir) or not os.path.isdir(replaced):
+        return
+    if os.path.exists(output_dir):
+        _check_only_records(replaced, "a leftover of an earlier job")
+        files.delete_folder(replaced)
+    else:
+        os.rename(replaced, output_dir)
+
+
+def _leftovers(output_dir: str) -> list[str]:
+    """Staging folders of jobs that were killed."""
+    if files.is_local(output_dir):
+        return glob.glob(glob.escape(output_dir + _STAGING) + "[0-9a-f]" * 8)
+    parent, name = FileSystems.split(output_dir)
+    staging = re.compile(re.escape(FileSystems.join(parent, name) + _STAGING) + "[0-9a-f]{8}(?=/)")
+    paths = files.list_files(parent, f"{glob.escape(name + _STAGING)}*/**")
+    return sorted({match.group() for match in map(staging.match, paths) if match})
+
+
 def _check_replaceable(output_dir: str, overwrite: bool) -> None:
-    (match,) = FileSystems.match([FileSystems.join(output_dir, "*")])
-    if not match.metadata_list:
+    if files.is_local(output_dir):
+        if os.path.exists(output_dir) and not os.path.isdir(output_dir):
+            raise OutputFolderError(f"--output_dir {output_dir!r} is a file; name a folder.")
+        if os.path.ismount(output_dir):
+            raise OutputFolderError(
+                f"--output_dir {output_dir!r} is where a file system is mounted and cannot be "
+                "replaced in one step; name a folder in it."
+            )
+    entries = _entries(output_dir)
+    if not entries:
         return
     if not overwrite:
         raise OutputFolderError(
             f"--output_dir {output_dir!r} is not empty: name another folder, or replace the "
             "records in it with --overwrite."
         )
-    if not FileSystems.exists(FileSystems.join(output_dir, INFO_FILE)):
+    if INFO_FILE not in entries:
         raise OutputFolderError(
             f"--output_dir {output_dir!r} holds something else than records (no {INFO_FILE}); "
             "--overwrite will not delete it. Name another folder."
         )
+    _check_only_records(output_dir, "--output_dir")
+
+
+def _check_only_records(folder: str, what: str) -> None:
+    others = sorted(name for name in _entries(folder) if not is_records_file(name))
+    if others:
+        raise OutputFolderError(
+            f"{what} {folder!r} holds {others[0]!r} beside the records; it would be deleted with "
+            "them. Move it elsewhere."
+        )
+
+
+def _entries(folder: str) -> list[str]:
+    """Names of what is in a folder; where there are no folders, names with slashes."""
+    if files.is_local(folder):
+        return os.listdir(folder) if os.path.isdir(folder) else []
+    return [path[len(folder) + 1 :] for path in files.list_files(folder, "**")]
 
 
 def _publish(staging: str, output_dir: str, replaced: str) -> None:
-    if FileSystems.get_scheme(output_dir) is None:
-        if FileSystems.exists(output_dir):
-            FileSystems.rename([output_dir], [replaced])
-        FileSystems.rename([staging], [output_dir])
-        if FileSystems.exists(replaced):
-            FileSystems.delete([replaced])
+    if files.is_local(output_dir):
+        if os.path.exists(output_dir):
+            os.rename(output_dir, replaced)
+        os.rename(staging, output_dir)
+        files.delete_folder(replaced)
         return
-    old = FileSystems.match([FileSystems.join(output_dir, "*")])[0].metadata_list
+    old = files.list_files(output_dir, "*")
     # The sign goes first, so that no reader takes a mixture of old and new for whole.
-    for found in sorted(old, key=lambda found: not found.path.endswith(INFO_FILE)):
-        FileSystems.delete([found.path])
-    new = FileSystems.match([FileSystems.join(staging, "*")])[0].metadata_list
-    for found in sorted(new, key=lambda found: found.path.endswith(INFO_FILE)):
-        name = FileSystems.split(found.path)[1]
-        FileSystems.rename([found.path], [FileSystems.join(output_dir, name)])
+    for path in sorted(old, key=lambda path: not path.endswith(INFO_FILE)):
+        files.delete_files([path])
+    new = files.list_files(staging, "*")
+    for path in sorted(new, key=lambda path: path.endswith(INFO_FILE)):
+        FileSystems.rename([path], [FileSystems.join(output_dir, FileSystems.split(path)[1])])

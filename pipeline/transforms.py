@@ -10,18 +10,16 @@ import apache_beam as beam
 import cv2
 import numpy as np
 from apache_beam.io import fileio
-from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics
 
-from pipeline import pairs, records
+from pipeline import files, pairs, records
 from pipeline.dataset_info import BadPairEntry, ShardSummary, shard_name
 from pipeline.labels import NearestColor
 from pipeline.pairs import FoundPair
 from pipeline.palette import Palette
 
 SUMMARY_SUFFIX = ".summary.json"
-_RAW = {"mime_type": "application/octet-stream", "compression_type": CompressionTypes.UNCOMPRESSED}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +56,7 @@ class FindPairs(beam.PTransform):
         self._split_folders = split_folders
 
     def expand(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection[FoundPair]:
-        patterns = [FileSystems.join(folder, "*") for folder in self._split_folders.values()]
+        patterns = [files.pattern_below(folder, "*") for folder in self._split_folders.values()]
         return (
             pbegin
             | beam.Create(patterns)
@@ -146,7 +144,7 @@ class _WriteShard(beam.DoFn):
         path = FileSystems.join(self._folder, file)
         temporary = f"{path}.{uuid.uuid4().hex}.tmp"
         counts = _Counts(key.split, key.index, file)
-        with FileSystems.create(temporary, **_RAW) as output:
+        with FileSystems.create(temporary, **files.RAW) as output:
             for pair in found:
                 self._read.inc()
                 try:
@@ -162,12 +160,12 @@ class _WriteShard(beam.DoFn):
                 self._record_bytes.update(len(framed))
         FileSystems.rename([temporary], [path])
         result = counts.result()
-        write_whole(path + SUMMARY_SUFFIX, result.to_json().encode())
+        files.write_whole(path + SUMMARY_SUFFIX, result.to_json().encode())
         yield result
 
     def _convert(self, pair: FoundPair) -> records.Record:
         photo, mask = pairs.split_pair(
-            pairs.decode_image(read_bounded(pair.path)), self._options.image_side
+            pairs.decode_image(files.read_bounded(pair.path)), self._options.image_side
         )
         return records.Record(pair.key, photo, self._labels(mask).train_ids)
 
@@ -216,17 +214,3 @@ def _histogram(pixels: np.ndarray, channel: int) -> np.ndarray:
     """How often each level occurs in a channel: int64 [256]."""
     counts = cv2.calcHist([pixels], [channel], None, [256], [0, 256])
     return counts.reshape(256).astype(np.int64)
-
-
-def read_bounded(path: str) -> bytes:
-    """A file's bytes; of an oversized one only as many as show that it is."""
-    with FileSystems.open(path, **_RAW) as file:
-        return file.read(pairs.MAX_FILE_BYTES + 1)
-
-
-def write_whole(path: str, data: bytes) -> None:
-    """Writes a file so that a reader sees all of it or nothing."""
-    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
-    with FileSystems.create(temporary, **_RAW) as file:
-        file.write(data)
-    FileSystems.rename([temporary], [path])

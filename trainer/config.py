@@ -143,9 +143,9 @@ PRESETS = {
     ),
     "demo": Config(
         preset="demo",
-        steps=600,
-        data=Augmentation(crop_size=128, min_scale=0.75, max_scale=1.5),
-        model=ModelConfig(output_stride=16, width_multiplier=0.5, head_channels=128),
+        steps=1200,
+        data=Augmentation(crop_size=128, min_scale=1.0, max_scale=1.25),
+        model=ModelConfig(width_multiplier=0.25, head_channels=64),
         optimizer=OptimizerConfig(learning_rate=3e-3),
     ),
     "article": Config(

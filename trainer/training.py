@@ -230,9 +230,10 @@ class _Run:
 
     def to_the_end(self, batches: Any, first_step: int) -> np.ndarray:
         config = self._config
-        # Before the first step too: it shows what chance scores, and a fault in evaluation is
-        # better found now than hours later.
-        self._evaluate(first_step, save=False)
+        if first_step in (0, config.steps):
+            # Before the first step too: it shows what chance scores, and a fault in evaluation
+            # is better found now than hours later.
+            self._evaluate(first_step, save=False)
         rate = _Rate(config.batch_size)
         with tqdm(
             total=config.steps,
