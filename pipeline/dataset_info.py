@@ -23,7 +23,7 @@ import numpy as np
 from etils import epath
 
 from pipeline.errors import UserError
-from pipeline.palette import Palette
+from pipeline.palette import Palette, PaletteError
 
 INFO_FILE = "records_info.json"
 OFFSETS_FILE = "record_offsets.npz"
@@ -170,7 +170,7 @@ class DatasetInfo:
         return json.dumps(value, indent=2) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> DatasetInfo:
+    def from_json(cls, text: str | bytes) -> DatasetInfo:
         """The reverse of `to_json`.
 
         Raises:
@@ -191,7 +191,7 @@ class DatasetInfo:
                 std=value["std"],
                 provenance=value["provenance"],
             )
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, PaletteError) as error:
             raise DatasetError(
                 f"{INFO_FILE} is damaged ({error!r}); write the records again with "
                 "pipeline.preprocess."
@@ -278,7 +278,7 @@ def load_info(data_dir: str) -> DatasetInfo:
             f"{data_dir!r} holds no {INFO_FILE}: it is no records folder, or an incomplete one. "
             "Write it with pipeline.preprocess."
         )
-    info = DatasetInfo.from_json((folder / INFO_FILE).read_text())
+    info = DatasetInfo.from_json((folder / INFO_FILE).read_bytes())
     for split in info.splits.values():
         for shard in split.shards:
             path = folder / shard.file
@@ -302,9 +302,9 @@ def load_offsets(data_dir: str, split: str) -> np.ndarray:
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             return arrays[split]
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged zip file can make numpy raise almost anything
         raise DatasetError(
-            f"{str(path)!r} is missing or damaged ({error}); write the records again with "
+            f"{str(path)!r} is missing or damaged ({error!r}); write the records again with "
             "pipeline.preprocess."
         ) from error
 

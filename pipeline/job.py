@@ -14,13 +14,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr
+from contextlib import contextmanager, redirect_stderr
 from importlib import metadata
 
 import apache_beam as beam
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from tqdm import tqdm
 
 from pipeline import dataset_info, files, local_runner, output_folder, pairs, transforms
@@ -67,7 +67,7 @@ def run(options: JobOptions, beam_arguments: Sequence[str] = ()) -> DatasetInfo:
         raise JobError(
             f"--name takes lower-case letters, digits and _ only. Received: {options.name!r}."
         )
-    pipeline, guard = _pipeline(options, beam_arguments)
+    beam_options = _beam_options(options.num_workers, beam_arguments)
     palette = load_palette(options.palette)
     folders, num_pairs = _find_splits(options.input_dir)
     convert = transforms.ConvertOptions(
@@ -78,12 +78,15 @@ def run(options: JobOptions, beam_arguments: Sequence[str] = ()) -> DatasetInfo:
     )
     try:
         with output_folder.replacing(options.output_dir, options.overwrite) as staging:
-            _ = (
-                pipeline
-                | "FindPairs" >> transforms.FindPairs(folders)
-                | "WriteShards" >> transforms.WriteShards(staging, convert)
-            )
-            with guard, _progress(staging, sum(num_pairs.values())):
+            with (
+                _progress(staging, sum(num_pairs.values())),
+                _pipeline(options.num_workers, beam_options) as pipeline,
+            ):
+                _ = (
+                    pipeline
+                    | "FindPairs" >> transforms.FindPairs(folders)
+                    | "WriteShards" >> transforms.WriteShards(staging, convert)
+                )
                 pipeline.run().wait_until_finish()
             summaries = list(_read_summaries(staging, set()))
             _check_complete(summaries, num_pairs)
@@ -115,34 +118,26 @@ def load_palette(name: str) -> Palette:
     return parse_palette(text, name)
 
 
-def _pipeline(
-    options: JobOptions, arguments: Sequence[str]
-) -> tuple[beam.Pipeline, AbstractContextManager[None]]:
-    """An empty pipeline on the runner that the flags name, and what to run it in.
+def _beam_options(num_workers: int, arguments: Sequence[str]) -> PipelineOptions:
+    """Beam's options; on this machine a flag that Beam does not know is an error.
 
     Raises:
-      UserError: Where Beam cannot use a flag, or, on this machine, does not know it.
+      UserError: Where Beam cannot use a flag.
     """
     local = not any(argument.split("=")[0] == "--runner" for argument in arguments)
-    num_workers = "direct_num_workers" if local else "num_workers"
+    workers = f"--{'direct_num_workers' if local else 'num_workers'}={num_workers}"
     said = io.StringIO()
     try:
         with redirect_stderr(said):  # Beam's parser prints its usage, a page long
-            unknown = _unknown_arguments(arguments)
-            beam_options = PipelineOptions([*arguments, f"--{num_workers}={options.num_workers}"])
+            unknown = _unknown_arguments(arguments) if local else []
+            options = PipelineOptions([*arguments, workers])
     except SystemExit as error:
         raise UserError(f"{said.getvalue().strip().rpartition('error: ')[2]}.") from error
-    if not local:
-        try:
-            return beam.Pipeline(options=beam_options), nullcontext()
-        except (ImportError, ValueError) as error:
-            raise UserError(str(error)) from error
     for argument in unknown:
         if not argument.startswith("-"):
             raise UserError(f"Unexpected argument {argument!r}; flags are written --name=value.")
         raise UserError(f"There is no flag {argument.split('=')[0]}. (--help lists the flags.)")
-    runner = local_runner.create(options.num_workers)
-    return beam.Pipeline(runner, beam_options), local_runner.guarding()
+    return options
 
 
 def _unknown_arguments(arguments: Sequence[str]) -> list[str]:
@@ -154,6 +149,20 @@ def _unknown_arguments(arguments: Sequence[str]) -> list[str]:
         return parsers[0].parse_known_args(list(arguments))[1]
     finally:
         logging.disable(logging.NOTSET)
+
+
+@contextmanager
+def _pipeline(num_workers: int, options: PipelineOptions) -> Iterator[beam.Pipeline]:
+    """Gives an empty pipeline, to be filled and run in the block, on this machine or elsewhere."""
+    if not options.view_as(StandardOptions).runner:
+        with local_runner.running(num_workers) as runner:
+            yield beam.Pipeline(runner, options)
+        return
+    try:
+        pipeline = beam.Pipeline(options=options)
+    except (ImportError, ValueError) as error:
+        raise UserError(str(error)) from error
+    yield pipeline
 
 
 def _find_splits(input_dir: str) -> tuple[dict[str, str], dict[str, int]]:

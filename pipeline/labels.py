@@ -79,13 +79,13 @@ def _nearest_tables(colors: bytes) -> tuple[np.ndarray, np.ndarray]:
       colors: uint8 [N, 3] as bytes.
 
     Returns:
-      Two uint8 [2**24]; distances are rounded and end at 255.
+      Two [2**24], the distances uint8: they are rounded and end at 255.
     """
     palette = np.frombuffer(colors, np.uint8).reshape(-1, 3).astype(np.int32)
     levels = np.arange(256, dtype=np.int32)
     red, green, blue = ((levels[:, None] - palette[:, c]) ** 2 for c in range(3))
     green_blue = (green[:, None] + blue[None, :]).reshape(65536, -1)
-    index = np.empty((256, 65536), np.uint8)
+    index = np.empty((256, 65536), np.min_scalar_type(len(palette) - 1))
     distance = np.empty((256, 65536), np.uint8)
     for level in range(256):
         squared = green_blue + red[level]

@@ -7,6 +7,7 @@ import json
 import math
 import types
 import typing
+from collections.abc import Sequence
 from typing import Any
 
 from pipeline.errors import UserError
@@ -69,6 +70,11 @@ class OptimizerConfig:
             raise ValueError(f"`optimizer.name` must be 'sgd' or 'adamw'. Received: {self.name!r}")
         if self.learning_rate <= 0:
             raise ValueError(f"`learning_rate` must be positive. Received: {self.learning_rate}")
+        for name in ("warmup_steps", "power", "weight_decay", "clip_norm"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` must not be negative. Received: {getattr(self, name)}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"`momentum` must be in [0, 1). Received: {self.momentum}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,8 +113,11 @@ class Config:
         for name in ("steps", "batch_size", "evaluation_batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be positive. Received: {getattr(self, name)}")
-        if self.evaluate_every < 0 or self.pictures < 0:
-            raise ValueError("`evaluate_every` and `pictures` must not be negative.")
+        for name in ("evaluate_every", "pictures"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` must not be negative. Received: {getattr(self, name)}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"`seed` must be in [0, 2**32). Received: {self.seed}")
 
     @property
     def evaluation_interval(self) -> int:
@@ -126,14 +135,11 @@ class Config:
         """
         try:
             value = json.loads(text)
-        except json.JSONDecodeError as error:
+        except ValueError as error:
             raise ConfigError(f"{source} is not JSON: {error}.") from error
         if not isinstance(value, dict):
             raise ConfigError(f"{source} must hold a JSON object.")
-        config = cls()
-        for name, item in _leaves(value):
-            config = override(config, name, item, source)
-        return config
+        return override_all(cls(), _leaves(value), source)
 
 
 PRESETS = {
@@ -179,44 +185,59 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         raise ConfigError(f"--set takes name=value, such as model.dropout=0.2. Received: {text!r}.")
     try:
         return name, json.loads(value)
-    except json.JSONDecodeError:
+    except ValueError:
         return name, value
 
 
 def override(config: Config, name: str, value: Any, source: str = "--set") -> Config:
-    """The configuration with one value changed.
+    """The configuration with one value changed; see `override_all`."""
+    return override_all(config, [(name, value)], source)
+
+
+def override_all(
+    config: Config, changes: Sequence[tuple[str, Any]], source: str = "--set"
+) -> Config:
+    """The configuration with several values changed at once, as some only fit together.
 
     Args:
       config: What to change; it is left as it is.
-      name: Such as ``model.dropout``.
-      value: Of the field's type.
+      changes: Names such as ``model.dropout``, and values of the fields' types.
       source: Who asks, for the error's sentence.
 
     Raises:
       ConfigError: Where there is no such field, or it does not take the value.
     """
-    group, _, rest = name.partition(".")
-    try:
-        if not rest:
-            return _replace(config, group, _typed(config, group, value))
-        part = getattr(config, group, None)
-        if not dataclasses.is_dataclass(part):
-            raise KeyError(name)
-        return _replace(config, group, _replace(part, rest, _typed(part, rest, value)))
-    except KeyError as error:
-        names = ", ".join(key for key, _ in _leaves(dataclasses.asdict(config)))
-        raise ConfigError(f"{source}: there is no {name!r}; there are: {names}.") from error
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{source}: {name}={value!r} cannot be used: {error}.") from error
+    by_group: dict[str, dict[str, Any]] = {}
+    for name, value in changes:
+        group, _, field = name.rpartition(".")
+        owner = getattr(config, group, None) if group else config
+        try:
+            by_group.setdefault(group, {})[field] = _typed(owner, field, value)
+        except KeyError as error:
+            names = ", ".join(key for key, _ in _leaves(dataclasses.asdict(config)))
+            raise ConfigError(f"{source}: there is no {name!r}; there are: {names}.") from error
+        except (TypeError, OverflowError) as error:
+            raise ConfigError(f"{source}: {name}={value!r} cannot be used: {error}.") from error
+    for group, values in by_group.items():
+        try:
+            if group:
+                part = dataclasses.replace(getattr(config, group), **values)
+                config = dataclasses.replace(config, **{group: part})
+            else:
+                config = dataclasses.replace(config, **values)
+        except ValueError as error:
+            prefix = f"{group}." if group else ""
+            received = ", ".join(f"{prefix}{field}={value!r}" for field, value in values.items())
+            raise ConfigError(f"{source}: {received} cannot be used: {error}.") from error
+    return config
 
 
-def _replace(owner: Any, name: str, value: Any) -> Any:
-    return dataclasses.replace(owner, **{name: value})
+_TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 
 def _typed(owner: Any, name: str, value: Any) -> Any:
     """The value as the field's type: whole numbers pass for floats, lists for tuples."""
-    hints = typing.get_type_hints(type(owner))
+    hints = typing.get_type_hints(type(owner)) if dataclasses.is_dataclass(owner) else {}
     if name not in hints or dataclasses.is_dataclass(hints[name]):
         raise KeyError(name)
     expected = hints[name]
@@ -225,9 +246,11 @@ def _typed(owner: Any, name: str, value: Any) -> Any:
             return tuple(value)
         raise TypeError("expected a list of whole numbers, such as [1,2,3,6]")
     if expected is float and type(value) is int:
-        return float(value)
+        value = float(value)
     if type(value) is not expected:
-        raise TypeError(f"expected {expected.__name__}")
+        raise TypeError(f"expected {_TYPE_NAMES[expected]}")
+    if expected is float and not math.isfinite(value):
+        raise TypeError("expected a finite number")
     return value
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import sys
@@ -45,12 +44,13 @@ def load_saved_model(folder: str) -> tuple[Predictor, Palette]:
         with open(asset, encoding="utf-8") as file:
             palette = Palette.from_dict(json.load(file))
         module = tf.saved_model.load(folder)
-    except (OSError, ValueError) as error:
+        signature = module.signatures["from_images"]
+    except (OSError, ValueError, KeyError, UserError, tf.errors.OpError) as error:
+        reason = str(error).partition("\n")[0]
         raise PredictionError(
-            f"--saved_model {folder!r} is no SavedModel of trainer.export: "
-            f"{str(error).splitlines()[0]}. Name a folder such as RUN/export/3000."
+            f"--saved_model {folder!r} is no SavedModel of trainer.export: {reason}. Name a folder "
+            "such as RUN/export/3000."
         ) from error
-    signature = module.signatures["from_images"]
 
     def predict(photo: np.ndarray) -> np.ndarray:
         # The module must live as long as its signature is called.
@@ -86,8 +86,10 @@ def predict_folder(
       PredictionError: Where `source` has no photos or `output_dir` is in use.
     """
     paths = _photos(source)[:limit]
-    if os.path.isdir(output_dir) and os.listdir(output_dir):
-        raise PredictionError(f"--output_dir {output_dir!r} is not empty: name another folder.")
+    if os.path.exists(output_dir) and (not os.path.isdir(output_dir) or os.listdir(output_dir)):
+        raise PredictionError(
+            f"--output_dir {output_dir!r} is not an empty folder: name another one."
+        )
     predict, palette = load_saved_model(saved_model)
     os.makedirs(output_dir, exist_ok=True)
     bad = []
@@ -119,10 +121,12 @@ def _photos(source: str) -> list[str]:
         raise PredictionError(
             f"--input {source!r} holds no photos ({', '.join(pairs.IMAGE_SUFFIXES)})."
         )
-    for first, second in itertools.pairwise(paths):
-        if os.path.splitext(first)[0] == os.path.splitext(second)[0]:
+    by_stem: dict[str, str] = {}
+    for path in paths:
+        other = by_stem.setdefault(os.path.splitext(path)[0], path)
+        if other != path:
             raise PredictionError(
-                f"{first!r} and {second!r} would be written to the same files; rename one."
+                f"{other!r} and {path!r} would be written to the same files; rename one."
             )
     return paths
 

@@ -42,6 +42,8 @@ def prepare(model_dir: str, config: Config, info: DatasetInfo) -> None:
       RunError: Where it belongs to others.
     """
     folder = epath.Path(model_dir)
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"--model_dir {model_dir!r} is a file; name a folder.")
     if not (folder / CONFIG_FILE).exists():
         folder.mkdir(parents=True, exist_ok=True)
         _write_whole(folder / dataset_info.INFO_FILE, info.to_json())

@@ -32,7 +32,7 @@ class Summaries:
         self._validation = tf.summary.create_file_writer(os.path.join(model_dir, "validation"))
         with self._validation.as_default():
             tf.summary.text("config", f"```\n{config.to_json()}```", step=0)
-            hp.hparams(_hparams(dataclasses.asdict(config)), trial_id=config.preset)
+            hp.hparams(_hparams(dataclasses.asdict(config)))
 
     def training(self, step: int, scalars: dict[str, float]) -> None:
         """Scalars of training by name."""

@@ -56,13 +56,17 @@ def configure(data_dir: str) -> Config:
     for name, value in changes:
         if value is not None:
             config = config_lib.override(config, name, value, f"--{name.rpartition('.')[2]}")
-    for assignment in _SET.value:
-        config = config_lib.override(config, *config_lib.parse_assignment(assignment))
+    assignments = [config_lib.parse_assignment(text) for text in _SET.value]
+    config = config_lib.override_all(config, assignments)
+    if _STEPS.value is not None and _EPOCHS.value is not None:
+        raise UserError("--steps and --epochs say the same thing twice; give one of them.")
+    info = dataset_info.load_info(data_dir)
+    examples = info.split(config.train_split).num_records
+    info.split(config.validation_split)
     if _EPOCHS.value is None:
         return config
-    if _STEPS.value is not None:
-        raise UserError("--steps and --epochs say the same thing twice; give one of them.")
-    examples = dataset_info.load_info(data_dir).split(config.train_split).num_records
+    if not 0 < _EPOCHS.value < math.inf:
+        raise UserError(f"--epochs must be positive and finite. Received: {_EPOCHS.value}.")
     steps = math.ceil(_EPOCHS.value * examples / config.batch_size)
     return config_lib.override(config, "steps", steps, "--epochs")
 

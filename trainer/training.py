@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -59,11 +60,12 @@ def train(
     training_reader = RecordReader(data_dir, config.train_split)
     validation_reader = RecordReader(data_dir, config.validation_split)
     info = training_reader.info
-    run_folder.prepare(model_dir, config, info)
     with strategy.scope():
         network, objective = run_folder.build_model(config, info)
         optimizer = build_optimizer(config.optimizer, config.steps)
         optimizer.build(network.trainable_variables)
+    # Only now that the network could be built: a slip in the flags must not occupy the folder.
+    run_folder.prepare(model_dir, config, info)
     state = _State(network, optimizer, model_dir)
     first_step = state.restore()
     run = _Run(
@@ -183,6 +185,12 @@ class _State:
 
     def restore(self) -> int:
         """Loads the latest checkpoint, if there is one; returns the step to go on from."""
+        listing = os.path.join(self._latest.directory, "checkpoint")
+        if not self._latest.latest_checkpoint and tf.io.gfile.exists(listing):
+            raise run_folder.RunError(
+                f"{listing!r}, which names the checkpoints beside it, is damaged. Restore it, or "
+                "name another --model_dir."
+            )
         if self._latest.latest_checkpoint:
             with run_folder.damage_as_run_error(self._latest.latest_checkpoint):
                 self._latest.checkpoint.restore(self._latest.latest_checkpoint).assert_consumed()
@@ -256,10 +264,12 @@ class _Run:
 
     def _log(self, step: int, result: np.ndarray, images_per_second: float, bar: tqdm) -> None:
         loss, norm = (float(value) for value in result)
-        if not math.isfinite(loss):
+        # Gradients that are not finite have spoilt the weights; the loss shows it a step later.
+        if not math.isfinite(loss + norm):
             raise TrainingError(
-                f"The loss is {loss} at step {step:,}. Lower --learning_rate, or clip the "
-                "gradients: --set optimizer.clip_norm=1.0. Checkpoints of earlier steps are kept."
+                f"The loss is {loss} and the gradients' norm {norm} at step {step:,}. Lower "
+                "--learning_rate, or clip the gradients: --set optimizer.clip_norm=1.0. "
+                "Checkpoints of earlier steps are kept."
             )
         self._summaries.training(
             step,

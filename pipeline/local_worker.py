@@ -1,0 +1,30 @@
+"""A worker process of `pipeline.local_runner`: Beam's own, quiet, and gone when its job is."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import threading
+import time
+
+
+def main(lifeline: str) -> None:
+    """Works until the job is done, or is gone, or has deleted the file `lifeline`."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the job's to handle
+    threading.Thread(target=_end_with, args=(os.getppid(), lifeline), daemon=True).start()
+    with open(os.devnull, "w") as nowhere:
+        # Whatever goes wrong is told to the job, which says it once; Beam would print it here too.
+        sys.stderr = nowhere
+        importlib.import_module("apache_beam.runners.worker.sdk_worker_main").main(sys.argv)
+
+
+def _end_with(job: int, lifeline: str) -> None:
+    while os.getppid() == job and os.path.exists(lifeline):
+        time.sleep(0.2)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,100 @@
+"""A small network, a run of it, and how two runs' states are compared."""
+
+import types
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer import config as config_lib
+from trainer import distribution, saved_model, training
+
+
+@pytest.fixture(scope="session")
+def tiny_config():
+    """A PSPNet that learns the drawn streets in 40 steps; dropout and augmentation are on."""
+    return config_lib.override_all(
+        config_lib.Config(),
+        [
+            ("steps", 40),
+            ("batch_size", 4),
+            ("evaluate_every", 10),
+            ("pictures", 1),
+            ("data.crop_size", 48),
+            ("data.min_scale", 0.75),
+            ("data.max_scale", 1.5),
+            ("model.output_stride", 16),
+            ("model.width_multiplier", 0.125),
+            ("model.bins", [1, 2]),
+            ("model.head_channels", 16),
+            ("optimizer.learning_rate", 0.01),
+            ("optimizer.warmup_steps", 5),
+        ],
+    )
+
+
+@pytest.fixture(scope="session")
+def trained_run(tiny_config, records_dir, tmp_path_factory):
+    """`tiny_config` trained on one device without a break; not to be changed.
+
+    ``folder`` and ``saved_model`` are its paths, ``matrix`` is the last confusion matrix.
+    """
+    folder = tmp_path_factory.mktemp("runs") / "trained"
+    strategy = distribution.create_strategy("one")
+    matrix = training.train(tiny_config, strategy, str(records_dir), str(folder))
+    return types.SimpleNamespace(
+        folder=folder, matrix=matrix, saved_model=saved_model.export(str(folder), "latest")
+    )
+
+
+@pytest.fixture(scope="session")
+def final_state():
+    """Function from a run's folder to all that its latest checkpoint holds, by name."""
+
+    def read(folder) -> dict[str, np.ndarray]:
+        reader = tf.train.load_checkpoint(tf.train.latest_checkpoint(folder / "checkpoints"))
+        names = reader.get_variable_to_shape_map()
+        # The object graph holds names as Python gave them, the counter how often it was saved.
+        left_out = ("_CHECKPOINTABLE_OBJECT_GRAPH", "save_counter/.ATTRIBUTES/VARIABLE_VALUE")
+        return {name: reader.get_tensor(name) for name in names if name not in left_out}
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def assert_same_state(final_state):
+    """Function that holds two runs' final states to be the same, bit for bit."""
+
+    def check(first, second) -> None:
+        expected, found = final_state(first), final_state(second)
+        assert expected.keys() == found.keys()
+        different = [name for name in expected if not np.array_equal(expected[name], found[name])]
+        assert not different
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def events():
+    """Function from a folder of TensorBoard logs to {tag: [(step, tensor proto), ...]}."""
+
+    def read(folder) -> dict[str, list]:
+        found: dict[str, list] = {}
+        for path in sorted(folder.glob("events.out.tfevents.*")):
+            for record in tf.data.TFRecordDataset(str(path)):
+                event = tf.compat.v1.Event.FromString(record.numpy())
+                for value in event.summary.value:
+                    found.setdefault(value.tag, []).append((event.step, value))
+        return found
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def scalars(events):
+    """Function from a folder of TensorBoard logs and a tag to {step: value}."""
+
+    def read(folder, tag: str) -> dict[int, float]:
+        return {step: float(tf.make_ndarray(v.tensor)) for step, v in events(folder)[tag]}
+
+    return read
