@@ -129,11 +129,11 @@ def _beam_options(num_workers: int, arguments: Sequence[str]) -> PipelineOptions
     said = io.StringIO()
     try:
         with redirect_stderr(said):  # Beam's parser prints its usage, a page long
-            unknown = _unknown_arguments(arguments) if local else []
+            unknown = _unknown_arguments(arguments)
             options = PipelineOptions([*arguments, workers])
     except SystemExit as error:
         raise UserError(f"{said.getvalue().strip().rpartition('error: ')[2]}.") from error
-    for argument in unknown:
+    for argument in unknown if local else ():
         if not argument.startswith("-"):
             raise UserError(f"Unexpected argument {argument!r}; flags are written --name=value.")
         raise UserError(f"There is no flag {argument.split('=')[0]}. (--help lists the flags.)")

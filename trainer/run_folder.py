@@ -120,6 +120,21 @@ def checkpoint_folder(model_dir: str, kind: str) -> str:
     return os.path.join(model_dir, _CHECKPOINT_FOLDERS[kind])
 
 
+def last_checkpoint(model_dir: str, kind: str) -> str | None:
+    """The last ``best`` or ``latest`` checkpoint of a run; None before the first.
+
+    Raises:
+      RunError: Where the list of them is damaged; TensorFlow would take it for none.
+    """
+    folder = checkpoint_folder(model_dir, kind)
+    listing = os.path.join(folder, "checkpoint")
+    with damage_as_run_error(listing):
+        state = tf.train.get_checkpoint_state(folder)
+        if state is None and tf.io.gfile.exists(listing):
+            raise ValueError("it is no list of checkpoints.")
+    return state.model_checkpoint_path if state else None
+
+
 def restore_model(network: keras.Model, model_dir: str, kind: str) -> int:
     """Loads a checkpoint's weights into a network.
 
@@ -134,7 +149,7 @@ def restore_model(network: keras.Model, model_dir: str, kind: str) -> int:
     Raises:
       RunError: Where there is none, or it is damaged.
     """
-    path = tf.train.latest_checkpoint(checkpoint_folder(model_dir, kind))
+    path = last_checkpoint(model_dir, kind)
     if path is None:
         raise RunError(f"{model_dir!r} holds no {kind} checkpoint yet; train it with trainer.task.")
     step = tf.Variable(0, dtype=tf.int64)
@@ -157,7 +172,7 @@ def damage_as_run_error(path: str) -> Iterator[None]:
     """Turns TensorFlow's many ways to refuse a checkpoint into a `RunError` that names it."""
     try:
         yield
-    except (AssertionError, ValueError, tf.errors.OpError) as error:
+    except (AssertionError, IndexError, ValueError, tf.errors.OpError) as error:
         raise RunError(
             f"The checkpoint {path!r} is damaged or of another network: {_first_line(error)}"
         ) from error

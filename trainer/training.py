@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -173,6 +172,8 @@ class _State:
             model=run_folder.model_state(network),
             optimizer=[variable.value for variable in optimizer.variables],
         )
+        for kind in run_folder.CHECKPOINTS:
+            run_folder.last_checkpoint(model_dir, kind)  # raises where the list is damaged
         self._latest, self._best = (
             tf.train.CheckpointManager(
                 checkpoint,
@@ -185,12 +186,6 @@ class _State:
 
     def restore(self) -> int:
         """Loads the latest checkpoint, if there is one; returns the step to go on from."""
-        listing = os.path.join(self._latest.directory, "checkpoint")
-        if not self._latest.latest_checkpoint and tf.io.gfile.exists(listing):
-            raise run_folder.RunError(
-                f"{listing!r}, which names the checkpoints beside it, is damaged. Restore it, or "
-                "name another --model_dir."
-            )
         if self._latest.latest_checkpoint:
             with run_folder.damage_as_run_error(self._latest.latest_checkpoint):
                 self._latest.checkpoint.restore(self._latest.latest_checkpoint).assert_consumed()

@@ -56,8 +56,9 @@ def test_a_legend_leaves_the_picture_and_names_what_is_there():
     result = pictures.with_legend(photo, labels, CITYSCAPES)
     np.testing.assert_array_equal(result[:, :60], photo)
     legend = result[:, 60:].reshape(-1, 3)
-    shown = [i for i, color in enumerate(CITYSCAPES.class_colors) if (legend == color).all(1).any()]
-    assert shown == [ROAD, SKY]
+    pixels = [(legend == color).all(axis=1).sum() for color in CITYSCAPES.class_colors]
+    # A few pixels may have a class's colour by chance, where black letters fade into white.
+    assert [train_id for train_id, count in enumerate(pixels) if count > 100] == [ROAD, SKY]
 
 
 def test_a_legend_begins_with_the_largest_class():
@@ -90,12 +91,6 @@ def test_a_legend_of_nothing_but_void_is_empty():
     assert (result[:, 20:] == 255).all()
 
 
-def matplotlib_blue(share):
-    """Whether a pixel is dark blue, as shares near 1 are drawn."""
-    red, green, blue = (int(level) for level in share)
-    return red < 60 and green < 80 and blue > 80
-
-
 @pytest.mark.parametrize("rows", [[0, 1, 2], [2, 0, 1]])
 def test_a_confusion_picture_shows_truth_in_rows(rows):
     matrix = np.zeros((3, 3), np.int64)
@@ -104,13 +99,11 @@ def test_a_confusion_picture_shows_truth_in_rows(rows):
     picture = pictures.confusion_picture(matrix, ["road", "sky", "traffic light"])
     assert picture.dtype == np.uint8
     assert picture.ndim == 3 and picture.shape[2] == 3
-    dark = np.apply_along_axis(matplotlib_blue, 2, picture).astype(np.uint8)
-    count, _, boxes, centers = cv2.connectedComponentsWithStats(dark)
-    cells = [centers[i] for i in range(1, count) if boxes[i, cv2.CC_STAT_AREA] > 300]
-    side = np.sqrt(max(boxes[1:, cv2.CC_STAT_AREA]))
-    cells = [c for c in cells if c[0] < min(x for x, _ in cells) + 3 * side]  # not the colour bar
-    by_row = sorted(cells, key=lambda center: center[1])
-    assert len(by_row) == 3
+    dark = (picture < [60, 80, 256]).all(axis=2).astype(np.uint8)
+    dark &= picture[..., 2] > 80  # blue, not black
+    _, _, boxes, centers = cv2.connectedComponentsWithStats(dark, connectivity=4)
+    largest = 1 + np.argsort(-boxes[1:, cv2.CC_STAT_AREA])[:3]
+    by_row = sorted(centers[largest].tolist(), key=lambda center: center[1])
     order = np.argsort(np.argsort([center[0] for center in by_row]))
     np.testing.assert_array_equal(order, rows)
 

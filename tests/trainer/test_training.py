@@ -1,9 +1,393 @@
+"""The training step against formulas and on two replicas; runs that stop, go on, or cannot."""
+
+import dataclasses
+import os
+import shutil
+
+import keras
+import numpy as np
 import pytest
+import tensorflow as tf
+
+import model.networks
+from model.layers import ResizeLike, conv_batch_norm
+from model.losses import IGNORE_LABEL, CrossEntropy
+from pipeline import dataset_info
+from trainer import config as config_lib
+from trainer import distribution, training
+from trainer.config import OptimizerConfig
+from trainer.run_folder import RunError
+from trainer.training import TrainingError
+
+CLASSES, SIZE, BATCH, STEPS = 5, 24, 4, 3
+AUXILIARY_WEIGHT = 0.4
 
 
-def test_r(trained_run, scalars, events):
-    print(
-        scalars(trained_run.folder / "train", "loss"),
-        scalars(trained_run.folder / "validation", "mean_iou"),
-        events(trained_run.folder / "validation").keys(),
+def small_network():
+    """Two convolutions, batch normalisation and two heads: all that a step can go wrong in."""
+    pixels = keras.Input([None, None, 3])
+    x = conv_batch_norm(keras.layers.Rescaling(1 / 128, -1)(pixels), 6, 3, name="c", stride=2)
+    x = keras.layers.SpatialDropout2D(0.0)(keras.layers.ReLU()(x))
+    outputs = {
+        name: ResizeLike()([keras.layers.Conv2D(CLASSES, 1, name=name)(x), pixels])
+        for name in ("logits", "auxiliary_logits")
+    }
+    return keras.Model(pixels, outputs), CrossEntropy(AUXILIARY_WEIGHT)
+
+
+def small_pspnet():
+    return model.networks.build(
+        "pspnet",
+        num_classes=CLASSES,
+        class_colors=np.zeros((CLASSES, 3)),
+        mean=(120.0, 121.0, 122.0),
+        std=(60.0, 61.0, 62.0),
+        output_stride=16,
+        width_multiplier=0.125,
+        bins=(1, 2),
+        head_channels=8,
+        dropout=0.0,
+        auxiliary_weight=AUXILIARY_WEIGHT,
     )
+
+
+def uneven_batches():
+    """Void pixels: some on the first replica; nearly all on the second, in the last step all."""
+    rng = np.random.default_rng(0)
+    batches = []
+    for void in (0.9, 0.97, 1.0):
+        labels = rng.integers(0, CLASSES, (BATCH, SIZE, SIZE))
+        share = np.repeat([0.2, void], BATCH // 2)[:, np.newaxis, np.newaxis]
+        labels[rng.uniform(size=labels.shape) < share] = IGNORE_LABEL
+        images = rng.uniform(0, 255, (BATCH, SIZE, SIZE, 3)).astype(np.float32)
+        batches.append({"image": images, "label": labels.astype(np.uint8)})
+    return batches
+
+
+class Stepper:
+    """A network with its optimizer, trained step by step under a strategy."""
+
+    def __init__(self, strategy, build, options):
+        self._strategy = strategy
+        keras.utils.set_random_seed(1)
+        with strategy.scope():
+            self.network, objective = build()
+            self.optimizer = training.build_optimizer(options, STEPS + 1)
+            self.optimizer.build(self.network.trainable_variables)
+        self._step = training.make_step(
+            strategy, self.network, objective, self.optimizer, options.clip_norm
+        )
+
+    def __call__(self, batch):
+        """Loss and norm of a step on a global batch."""
+        replicas = self._strategy.num_replicas_in_sync
+        rows = BATCH // replicas
+
+        def part(context):
+            first = context.replica_id_in_sync_group * rows
+            return {name: tf.constant(v[first : first + rows]) for name, v in batch.items()}
+
+        values = self._strategy.experimental_distribute_values_from_function(part)
+        return self._step(values).numpy()
+
+    def state(self):
+        return {v.path: v.numpy() for v in self.network.variables if v.dtype != "uint32"}
+
+
+def numpy_loss(outputs, labels):
+    """The mean over all valid pixels of the batch, by the formula."""
+    valid = labels != IGNORE_LABEL
+    total = 0.0
+    for name, weight in (("logits", 1.0), ("auxiliary_logits", AUXILIARY_WEIGHT)):
+        logits = outputs[name].numpy().astype(np.float64)[valid]
+        log_sum = np.log(np.exp(logits).sum(axis=1))
+        total += weight * (log_sum - logits[np.arange(len(logits)), labels[valid]]).sum()
+    return total / valid.sum()
+
+
+def reference_loss_and_gradients(network, batch):
+    """On one device, without `make_step` and our losses."""
+    valid = batch["label"] != IGNORE_LABEL
+    labels = tf.one_hot(np.where(valid, batch["label"], 0), CLASSES)
+    with tf.GradientTape() as tape:
+        outputs = network(batch["image"], training=True)
+        loss = 0.0
+        for name, weight in (("logits", 1.0), ("auxiliary_logits", AUXILIARY_WEIGHT)):
+            per_pixel = -tf.reduce_sum(labels * tf.nn.log_softmax(outputs[name]), axis=-1)
+            loss += weight * tf.reduce_mean(per_pixel[valid])
+    gradients = tape.gradient(loss, [v.value for v in network.trainable_variables])
+    return numpy_loss(outputs, batch["label"]), [g.numpy() for g in gradients]
+
+
+STEP_CASES = [
+    (build, name, clip_norm, 0.05)
+    for build, name in ((small_network, "sgd"), (small_network, "adamw"))
+    for clip_norm in (0.0, 0.2)
+] + [(small_pspnet, "sgd", 0.05, 0.0)]
+
+
+@pytest.mark.parametrize(("build", "name", "clip_norm", "weight_decay"), STEP_CASES)
+def test_two_replicas_are_one_device(
+    mirrored_strategy, build, name, clip_norm, weight_decay, record_property
+):
+    options = OptimizerConfig(
+        name=name,
+        learning_rate=0.1 if name == "sgd" else 0.01,
+        warmup_steps=2,
+        weight_decay=weight_decay,
+        clip_norm=clip_norm,
+    )
+    one = Stepper(distribution.create_strategy("one"), build, options)
+    two = Stepper(mirrored_strategy, build, options)
+    reference, _ = build()
+    start = one.state()
+    worst = 0.0
+    for batch in uneven_batches():
+        reference.set_weights(one.network.get_weights())
+        expected_loss, gradients = reference_loss_and_gradients(reference, batch)
+        expected_norm = np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in gradients))
+        assert expected_norm > 1.05 * clip_norm  # else clipping would go untested
+        for stepper in (one, two):
+            loss, norm = stepper(batch)
+            assert loss == pytest.approx(expected_loss, rel=1e-5)
+            assert norm == pytest.approx(expected_norm, rel=1e-4)
+        for path, value in one.state().items():
+            difference = np.abs(two.state()[path] - value).max()
+            worst = max(worst, difference)
+            assert difference < 1e-5, path
+    record_property("largest difference", float(worst))
+    moved = [path for path, value in one.state().items() if not np.array_equal(value, start[path])]
+    assert any(path.endswith("kernel") for path in moved)
+    assert any(path.endswith("moving_mean") for path in moved)
+    assert any(path.endswith("moving_variance") for path in moved)
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 0.2])
+def test_a_step_on_two_replicas_is_the_formula_of_gradient_descent(mirrored_strategy, clip_norm):
+    options = OptimizerConfig(
+        name="sgd", learning_rate=0.3, warmup_steps=2, weight_decay=0.0, momentum=0.0,
+        clip_norm=clip_norm,
+    )  # fmt: skip
+    stepper = Stepper(mirrored_strategy, small_network, options)
+    reference, _ = small_network()
+    reference.set_weights(stepper.network.get_weights())
+    batch = uneven_batches()[0]
+    _, gradients = reference_loss_and_gradients(reference, batch)
+    norm = np.sqrt(sum((g**2).sum() for g in gradients))
+    factor = 0.15 * (min(1, clip_norm / norm) if clip_norm else 1)  # half-way in the warm-up
+    before = [v.numpy() for v in stepper.network.trainable_variables]
+    stepper(batch)
+    for variable, weight, gradient in zip(
+        stepper.network.trainable_variables, before, gradients, strict=True
+    ):
+        np.testing.assert_allclose(variable.numpy(), weight - factor * gradient, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_weight_decay_shrinks_kernels_alone(name):
+    options = OptimizerConfig(name=name, learning_rate=0.5, warmup_steps=0, weight_decay=0.1)
+    stepper = Stepper(distribution.create_strategy("one"), small_pspnet, options)
+    rng = np.random.default_rng(0)
+    for variable in stepper.network.trainable_variables:
+        variable.assign(rng.uniform(0.5, 1.5, variable.shape))
+    before = {v.path: v.numpy() for v in stepper.network.trainable_variables}
+    # Without a valid pixel all gradients are 0, and only weight decay is left.
+    batch = uneven_batches()[0]
+    batch["label"] = np.full_like(batch["label"], IGNORE_LABEL)
+    assert stepper(batch).tolist() == [0, 0]
+    kinds = set()
+    for variable in stepper.network.trainable_variables:
+        kind = variable.path.rpartition("/")[2]
+        kinds.add(kind)
+        factor = 1 - 0.5 * 0.1 if kind == "kernel" else 1.0
+        np.testing.assert_allclose(
+            variable.numpy(), factor * before[variable.path], rtol=1e-6 if factor < 1 else 0
+        )
+    assert kinds == {"kernel", "bias", "gamma", "beta"}
+
+
+def test_a_small_network_learns(trained_run, scalars):
+    loss = scalars(trained_run.folder / "train", "loss")
+    mean_iou = scalars(trained_run.folder / "validation", "mean_iou")
+    guessing = (1 + AUXILIARY_WEIGHT) * np.log(19)
+    assert set(mean_iou) == {0, 10, 20, 30, 40}
+    assert loss[10] < guessing
+    assert loss[40] < 0.75 * guessing
+    assert mean_iou[40] > 3 * mean_iou[0]
+    correct = np.trace(trained_run.matrix) / trained_run.matrix.sum()
+    assert correct > 0.4  # more than all pixels called road, the most frequent class
+
+
+def copy_of(run, folder):
+    shutil.copytree(run.folder, folder)
+    return folder
+
+
+def train(config, data_dir, model_dir):
+    strategy = distribution.create_strategy("one")
+    return training.train(config, strategy, str(data_dir), str(model_dir))
+
+
+def stop_at(folder, step):
+    """Takes a run back to where it was when it had written the checkpoint of `step`."""
+    checkpoints = folder / "checkpoints"
+    for path in checkpoints.glob("ckpt-*"):
+        if int(path.stem.split("-")[1].split(".")[0]) > step:
+            path.unlink()
+    tf.compat.v1.train.update_checkpoint_state(str(checkpoints), f"ckpt-{step}")
+
+
+def test_a_run_gone_on_with_is_the_run_without_a_break(
+    trained_run, tiny_config, records_dir, tmp_path, assert_same_state, capfd
+):
+    assert tiny_config.model.dropout > 0
+    folder = copy_of(trained_run, tmp_path / "run")
+    stop_at(folder, 30)
+    matrix = train(tiny_config, records_dir, folder)
+    assert "Going on from step 30." in capfd.readouterr().err
+    np.testing.assert_array_equal(matrix, trained_run.matrix)
+    assert_same_state(trained_run.folder, folder)
+
+
+def test_a_finished_run_repeated_changes_nothing(
+    trained_run, tiny_config, records_dir, tmp_path, assert_same_state
+):
+    folder = copy_of(trained_run, tmp_path / "run")
+    names = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    matrix = train(tiny_config, records_dir, folder)
+    np.testing.assert_array_equal(matrix, trained_run.matrix)
+    assert_same_state(trained_run.folder, folder)
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == names
+
+
+def test_two_latest_checkpoints_and_one_best_are_kept(trained_run, scalars):
+    steps = {path.stem for path in (trained_run.folder / "checkpoints").glob("*.index")}
+    assert steps == {"ckpt-30", "ckpt-40"}
+    (best,) = (trained_run.folder / "best").glob("*.index")
+    mean_iou = scalars(trained_run.folder / "validation", "mean_iou")
+    del mean_iou[0]
+    assert best.stem == f"ckpt-{max(mean_iou, key=mean_iou.get)}"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("seed", 1), ("model.head_channels", 8), ("data.flip", False)]
+)
+def test_a_folder_of_another_configuration_is_refused(
+    trained_run, tiny_config, records_dir, name, value
+):
+    config = config_lib.override(tiny_config, name, value)
+    with pytest.raises(RunError) as caught:
+        train(config, records_dir, trained_run.folder)
+    old = tiny_config
+    for part in name.split("."):
+        old = getattr(old, part)
+    assert f"another configuration ({name}: {old}, {value})" in str(caught.value)
+    assert str(trained_run.folder) in str(caught.value)
+
+
+@pytest.fixture
+def other_records(records_dir, tmp_path):
+    """Function that writes the records again, with a description that was changed."""
+
+    def write(**changes):
+        folder = tmp_path / "other_records"
+        shutil.copytree(records_dir, folder)
+        info = dataclasses.replace(dataset_info.load_info(str(records_dir)), **changes)
+        (folder / dataset_info.INFO_FILE).write_text(info.to_json())
+        return folder
+
+    return write
+
+
+def test_a_folder_of_other_records_is_refused(trained_run, tiny_config, other_records):
+    folder = other_records(mean=[1.0, 2.0, 3.0])
+    with pytest.raises(RunError, match="other records than those in --data_dir"):
+        train(tiny_config, folder, trained_run.folder)
+
+
+def test_records_may_have_been_written_again_elsewhere(
+    trained_run, tiny_config, other_records, tmp_path
+):
+    folder = other_records(provenance={"written": "on another day"})
+    run = copy_of(trained_run, tmp_path / "run")
+    np.testing.assert_array_equal(train(tiny_config, folder, run), trained_run.matrix)
+
+
+def halve(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip_bits(path):
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 64] = bytes(byte ^ 255 for byte in data[middle : middle + 64])
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["ckpt-40.data-00000-of-00001", "ckpt-40.index"])
+@pytest.mark.parametrize(
+    "damage", [halve, flip_bits, os.unlink, lambda path: path.write_bytes(b"")],
+    ids=["halved", "bits flipped", "deleted", "emptied"],
+)  # fmt: skip
+def test_a_damaged_checkpoint_is_named(
+    trained_run, tiny_config, records_dir, tmp_path, name, damage
+):
+    folder = copy_of(trained_run, tmp_path / "run")
+    damage(folder / "checkpoints" / name)
+    with pytest.raises(RunError) as caught:
+        train(tiny_config, records_dir, folder)
+    message = str(caught.value)
+    assert str(folder / "checkpoints" / "ckpt-40") in message
+    assert "damaged" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("content", ["", "model_checkpoint_path: ", "\x00" * 200])
+def test_a_damaged_list_of_checkpoints_does_not_start_the_run_anew(
+    trained_run, tiny_config, records_dir, tmp_path, content
+):
+    folder = copy_of(trained_run, tmp_path / "run")
+    (folder / "checkpoints" / "checkpoint").write_text(content)
+    with pytest.raises(RunError, match=r"checkpoints/checkpoint' is damaged"):
+        train(tiny_config, records_dir, folder)
+
+
+def test_a_slip_in_the_flags_does_not_occupy_the_folder(tiny_config, records_dir, tmp_path):
+    folder = tmp_path / "run"
+    for name, value in (("model.name", "psnet"), ("model.depth", 19), ("model.bins", [1, 1])):
+        config = config_lib.override(tiny_config, name, value)
+        with pytest.raises(config_lib.ConfigError, match="cannot be built") as caught:
+            train(config, records_dir, folder)
+        assert f"Received: {as_received(value)}" in str(caught.value)
+        assert not folder.exists()
+
+
+def as_received(value):
+    return repr(tuple(value) if isinstance(value, list) else value)
+
+
+def test_what_has_no_effect_is_refused(records_dir, tmp_path):
+    config = config_lib.override(config_lib.preset("article"), "model.depth", 50)
+    with pytest.raises(config_lib.ConfigError, match=r"model\.depth=50 has no effect"):
+        train(config, records_dir, tmp_path / "run")
+
+
+def test_a_batch_that_does_not_divide_is_refused(
+    mirrored_strategy, tiny_config, records_dir, tmp_path
+):
+    config = config_lib.override(tiny_config, "batch_size", 3)
+    with pytest.raises(TrainingError, match="Received: 3 for 2 replicas"):
+        training.train(config, mirrored_strategy, str(records_dir), str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_split_lists_those_there_are(tiny_config, records_dir, tmp_path):
+    config = config_lib.override(tiny_config, "validation_split", "test")
+    with pytest.raises(dataset_info.DatasetError, match="no split 'test'; there are: train, val"):
+        train(config, records_dir, tmp_path / "run")
+
+
+def test_a_model_dir_that_is_a_file_is_refused(tiny_config, records_dir, tmp_path):
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(RunError, match="is a file"):
+        train(tiny_config, records_dir, tmp_path / "run")

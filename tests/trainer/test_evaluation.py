@@ -1,0 +1,230 @@
+"""Confusion matrices against a count pixel by pixel, and what is said of them."""
+
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from model import metrics
+from pipeline import dataset_info, street, synthesize
+from pipeline.input_fn import RecordReader
+from pipeline.palette import CITYSCAPES, IGNORE_LABEL
+from trainer import distribution, evaluation, run_folder
+from trainer.evaluation import Evaluator
+from trainer.run_folder import RunError
+
+SIZES = [(64, 64), (64, 48), (50, 64), (33, 41), (64, 64)]
+"""Heights and widths of the mixed records, of which none but the first fills a batch's shape."""
+
+
+@pytest.fixture(scope="module")
+def mixed_records(tmp_path_factory):
+    """Records whose photos differ in size, so that batches are padded."""
+    from pipeline import job
+
+    folder = tmp_path_factory.mktemp("mixed")
+    for split in ("train", "val"):
+        (folder / "pairs" / split).mkdir(parents=True)
+        for index, (height, width) in enumerate(SIZES):
+            photo, labels = street.draw_scene(synthesize.scene_rng(1, split, index), 64)
+            pair = synthesize.encode_pair(photo[:height, :width], labels[:height, :width])
+            (folder / "pairs" / split / f"{index}.jpg").write_bytes(pair)
+    job.run(job.JobOptions(str(folder / "pairs"), str(folder / "records"), num_shards=1))
+    return folder / "records"
+
+
+@pytest.fixture(scope="module")
+def network(trained_run):
+    """The trained network and its objective."""
+    config, info = run_folder.load(str(trained_run.folder))
+    network, objective = run_folder.build_model(config, info)
+    run_folder.restore_model(network, str(trained_run.folder), "latest")
+    return network, objective
+
+
+def decoded_records(folder, split):
+    """Key, photo and labels of each record, without our readers."""
+    features = {name: tf.io.FixedLenFeature([], tf.string) for name in ("key", "image", "label")}
+    for path in sorted(folder.glob(f"*-{split}.tfrecord-*")):
+        for record in tf.data.TFRecordDataset(str(path)):
+            example = tf.io.parse_single_example(record, features)
+            photo = tf.io.decode_jpeg(example["image"], dct_method="INTEGER_ACCURATE").numpy()
+            png = np.frombuffer(example["label"].numpy(), np.uint8)
+            yield example["key"].numpy().decode(), photo, cv2.imdecode(png, cv2.IMREAD_UNCHANGED)
+
+
+def counted_by_hand(network, folder, split):
+    """The confusion matrix, one picture at a time and one pixel at a time."""
+    info = dataset_info.load_info(str(folder))
+    height, width = info.splits[split].max_height, info.splits[split].max_width
+    matrix = np.zeros((19, 19), np.int64)
+    for _, photo, labels in decoded_records(folder, split):
+        padded = np.full((1, height, width, 3), np.float32(np.mean(info.mean)), np.float32)
+        padded[0, : photo.shape[0], : photo.shape[1]] = photo
+        logits = network(padded, training=False)["logits"][0].numpy()
+        for at, truth in np.ndenumerate(labels):
+            if truth != IGNORE_LABEL:
+                matrix[truth, np.argmax(logits[at])] += 1
+    return matrix
+
+
+def assert_same_counts(found, expected):
+    """The same truths; two pixels may tip over where two classes are equal but for rounding."""
+    assert found.dtype == np.int64
+    np.testing.assert_array_equal(found.sum(axis=1), expected.sum(axis=1))
+    assert np.abs(found - expected).sum() <= 4
+
+
+@pytest.mark.parametrize("records", ["records_dir", "mixed_records"])
+def test_confusion_counts_every_pixel_once(network, mirrored_strategy, records, request):
+    folder = request.getfixturevalue(records)
+    expected = counted_by_hand(network[0], folder, "val")
+    assert expected.sum() > 10_000
+    assert (np.diag(expected) > 0).sum() >= 3  # more than one class is told apart
+    reader = RecordReader(str(folder), "val")
+    one = distribution.create_strategy("one")
+    for batch_size in (1, 3, 8):
+        evaluator = Evaluator(one, *network, reader, 19, batch_size)
+        assert evaluator.num_steps == -(-len(reader) // batch_size)
+        assert_same_counts(evaluator.confusion(), expected)
+    np.testing.assert_array_equal(evaluator.confusion(), evaluator.confusion())
+
+    config, info = run_folder.load(str(request.getfixturevalue("trained_run").folder))
+    with mirrored_strategy.scope():
+        copy, objective = run_folder.build_model(config, info)
+    copy.set_weights(network[0].get_weights())
+    for batch_size in (1, 3, 8):  # 1 and 3 become 2 and 4, for two replicas
+        evaluator = Evaluator(mirrored_strategy, copy, objective, reader, 19, batch_size)
+        assert_same_counts(evaluator.confusion(), expected)
+
+
+def test_the_count_of_training_is_the_count_of_evaluation(trained_run, records_dir):
+    step, matrix, palette = evaluation.evaluate_run(
+        str(records_dir), str(trained_run.folder), "val", "latest", batch_size=3
+    )
+    assert step == 40
+    assert palette == CITYSCAPES
+    assert_same_counts(matrix, trained_run.matrix)
+
+
+def test_the_best_checkpoint_is_the_one_that_scored_best(trained_run, records_dir, scalars):
+    step, matrix, _ = evaluation.evaluate_run(
+        str(records_dir), str(trained_run.folder), "val", "best", batch_size=8
+    )
+    scores = scalars(trained_run.folder / "validation", "mean_iou")
+    assert scores[step] == max(scores.values())
+    assert metrics.mean_iou(matrix) == pytest.approx(scores[step], abs=1e-3)
+
+
+def test_examples_are_the_first_pictures_with_their_predictions(network, records_dir):
+    reader = RecordReader(str(records_dir), "val")
+    evaluator = Evaluator(distribution.create_strategy("one"), *network, reader, 19, 8)
+    records = list(decoded_records(records_dir, "val"))
+    examples = list(evaluator.examples(3))
+    assert len(examples) == 3
+    for example, (key, photo, labels) in zip(examples, records, strict=False):
+        assert example.key == key
+        np.testing.assert_array_equal(example.photo, photo)
+        np.testing.assert_array_equal(example.truth, labels)
+        logits = network[0](photo[np.newaxis].astype(np.float32), training=False)["logits"][0]
+        assert (example.prediction != np.argmax(logits, axis=-1)).sum() <= 2
+    assert len(list(evaluator.examples(99))) == len(records)
+    assert list(evaluator.examples(0)) == []
+
+
+@pytest.fixture
+def records_of_other_classes(records_dir, tmp_path):
+    folder = tmp_path / "records"
+    shutil.copytree(records_dir, folder)
+    path = folder / dataset_info.INFO_FILE
+    info = json.loads(path.read_text())
+    info["palette"]["classes"][0]["name"] = "street"
+    path.write_text(json.dumps(info))
+    return folder
+
+
+def test_records_of_other_classes_are_refused(trained_run, records_of_other_classes):
+    with pytest.raises(RunError, match="other classes") as caught:
+        evaluation.evaluate_run(
+            str(records_of_other_classes), str(trained_run.folder), "val", "best", 8
+        )
+    assert str(records_of_other_classes) in str(caught.value)
+    assert str(trained_run.folder) in str(caught.value)
+
+
+def test_a_folder_without_a_run_or_a_checkpoint_is_named(trained_run, records_dir, tmp_path):
+    with pytest.raises(RunError, match=r"holds no run: config\.json is missing"):
+        evaluation.evaluate_run(str(records_dir), str(tmp_path), "val", "best", 8)
+    for name in ("config.json", dataset_info.INFO_FILE):
+        shutil.copy(trained_run.folder / name, tmp_path)
+    for kind in ("best", "latest"):
+        with pytest.raises(RunError, match=f"no {kind} checkpoint yet"):
+            evaluation.evaluate_run(str(records_dir), str(tmp_path), "val", kind, 8)
+
+
+def test_a_damaged_best_checkpoint_is_named(trained_run, records_dir, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(trained_run.folder, folder)
+    (data,) = (folder / "best").glob("*.data-*")
+    data.write_bytes(data.read_bytes()[:1000])
+    with pytest.raises(RunError, match="best/ckpt-.*is damaged"):
+        evaluation.evaluate_run(str(records_dir), str(folder), "val", "best", 8)
+    (folder / "best" / "checkpoint").write_text("")
+    with pytest.raises(RunError, match="best/checkpoint' is damaged"):
+        evaluation.evaluate_run(str(records_dir), str(folder), "val", "best", 8)
+
+
+def matrix_of_three():
+    """Road 80 of 100 right and 20 called sky; sky all right; nothing else is there."""
+    matrix = np.zeros((19, 19), np.int64)
+    matrix[0, 0], matrix[0, 10], matrix[10, 10] = 80, 20, 100
+    return matrix
+
+
+def test_absent_classes_are_left_out():
+    summary = evaluation.summarize(matrix_of_three(), CITYSCAPES)
+    assert summary["iou"]["road"] == pytest.approx(0.8)
+    assert summary["iou"]["sky"] == pytest.approx(100 / 120)
+    assert summary["mean_iou"] == pytest.approx((0.8 + 100 / 120) / 2)
+    assert summary["pixel_accuracy"] == pytest.approx(0.9)
+    assert summary["class_accuracy"] == pytest.approx(0.9)
+    absent = [name for name in CITYSCAPES.class_names if name not in ("road", "sky")]
+    assert summary["absent_classes"] == absent
+    assert all(summary["iou"][name] is None for name in absent)
+    assert list(summary["iou"]) == CITYSCAPES.class_names
+    json.dumps(summary, allow_nan=False)
+
+
+def test_a_class_that_is_only_predicted_counts_as_0():
+    matrix = matrix_of_three()
+    matrix[0, 13] = 5  # cars where there are none
+    summary = evaluation.summarize(matrix, CITYSCAPES)
+    assert summary["iou"]["car"] == 0
+    assert "car" not in summary["absent_classes"]
+    assert summary["mean_iou"] == pytest.approx((80 / 105 + 100 / 120 + 0) / 3)
+
+
+def test_the_table_says_it_all():
+    matrix = matrix_of_three()
+    matrix[10, 13] = 100
+    lines = evaluation.table(matrix, CITYSCAPES).splitlines()
+    assert lines[0].split() == ["class", "IoU", "accuracy", "pixels"]
+    rows = {line[:16].strip(): line[16:].split() for line in lines[1:20]}
+    assert list(rows) == CITYSCAPES.class_names
+    assert rows["road"] == ["0.800", "0.800", "33.333%"]
+    assert rows["sky"] == ["0.455", "0.500", "66.667%"]
+    assert rows["car"] == ["0.000", "-", "0.000%"]
+    assert rows["bus"] == ["-", "-", "0.000%"]
+    assert lines[20].split() == ["mean", "0.418", "0.650"]
+    assert lines[21] == "Pixel accuracy 0.600."
+    assert lines[22].startswith("Left out of the mean, in neither truth nor prediction: sidewalk,")
+    assert "car" not in lines[22]
+
+
+def test_nothing_is_said_of_absent_classes_where_there_are_none():
+    table = evaluation.table(np.ones((19, 19), np.int64), CITYSCAPES)
+    assert "Left out" not in table
+    assert len({len(line) for line in table.splitlines()[:20]}) == 1  # columns are aligned
