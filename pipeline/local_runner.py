@@ -74,7 +74,7 @@ def _lifeline() -> Iterator[Path]:
 
 def _command(lifeline: Path) -> str:
     # `exec`, so that the shell does not stand between the worker and its parent.
-    command = [sys.executable, "-m", "pipeline.local_worker", str(lifeline)]
+    command = [sys.executable, "-m", "pipeline.local_worker", str(os.getpid()), str(lifeline)]
     return f"exec {shlex.join(command)}"
 
 

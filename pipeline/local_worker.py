@@ -10,10 +10,10 @@ import threading
 import time
 
 
-def main(lifeline: str) -> None:
-    """Works until the job is done, or is gone, or has deleted the file `lifeline`."""
+def main(job: int, lifeline: str) -> None:
+    """Works until the job, its parent process, is done or gone or has deleted `lifeline`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the job's to handle
-    threading.Thread(target=_end_with, args=(os.getppid(), lifeline), daemon=True).start()
+    threading.Thread(target=_end_with, args=(job, lifeline), daemon=True).start()
     with open(os.devnull, "w") as nowhere:
         # Whatever goes wrong is told to the job, which says it once; Beam would print it here too.
         sys.stderr = nowhere
@@ -27,4 +27,4 @@ def _end_with(job: int, lifeline: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(int(sys.argv[1]), sys.argv[2])

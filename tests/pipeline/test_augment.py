@@ -97,6 +97,20 @@ def test_each_label_is_the_one_where_the_photo_was_sampled(crop_size):
         np.testing.assert_array_equal(labels[inside][clear], expected[clear])
 
 
+@pytest.mark.parametrize(("scale", "crop_size"), [(0.5, 20), (2.0, 80), (0.8, 32), (1.25, 50)])
+@pytest.mark.parametrize("flip", [False, True])
+def test_pixels_are_squares_and_not_points(scale, crop_size, flip):
+    """A scaled photo keeps its middle: as much is beyond its first pixel's centre as its last's."""
+    image, label = coordinates(40, 40)
+    sampled, _ = augment(
+        image, label, 5, crop_size=crop_size, min_scale=scale, max_scale=scale, flip=flip
+    )
+    inside = sampled[..., 0] != FILL
+    np.testing.assert_allclose(sampled[inside].mean(0), [19.5, 19.5, 39], atol=1e-3)
+    steps = np.abs(np.diff(sampled[5:-5, 5:-5, 1], axis=1))
+    np.testing.assert_allclose(steps, 1 / scale, atol=1e-3)
+
+
 def test_scales_are_log_uniform_between_their_ends():
     image, label = coordinates(400, 400)
     steps = []

@@ -267,7 +267,8 @@ class TestObjectStore:
                     history.append(len(inside) == 4 and len(set(inside.values())) == 1)
 
         ObjectStore.objects = Watched()
-        names = (SHARD, "bad_pairs.jsonl", "features.json", INFO_FILE)
+        shard = "streets-train.tfrecord-00000-of-00001"
+        names = (INFO_FILE, "bad_pairs.jsonl", "features.json", shard)
         try:
             for content in (b"old", b"new"):
                 write(folder, content, overwrite=content == b"new", names=names)

@@ -170,7 +170,7 @@ def test_a_damaged_best_checkpoint_is_named(trained_run, records_dir, tmp_path):
     shutil.copytree(trained_run.folder, folder)
     (data,) = (folder / "best").glob("*.data-*")
     data.write_bytes(data.read_bytes()[:1000])
-    with pytest.raises(RunError, match="best/ckpt-.*is damaged"):
+    with pytest.raises(RunError, match=r"best/ckpt-.*is damaged"):
         evaluation.evaluate_run(str(records_dir), str(folder), "val", "best", 8)
     (folder / "best" / "checkpoint").write_text("")
     with pytest.raises(RunError, match="best/checkpoint' is damaged"):

@@ -1,0 +1,216 @@
+"""SavedModels in a process that has TensorFlow and nothing of ours."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipeline.palette import CITYSCAPES, IGNORE_LABEL, Palette
+from trainer import run_folder, saved_model
+from trainer.config import Config
+from trainer.run_folder import RunError
+
+SERVE = """
+import builtins, json, pathlib, sys
+forbidden = {"trainer", "model", "pipeline"}
+real_import = builtins.__import__
+def guarded(name, globals=None, locals=None, fromlist=(), level=0):
+    if level == 0 and name.partition(".")[0] in forbidden:
+        raise ImportError(f"{name} is of the project")
+    return real_import(name, globals, locals, fromlist, level)
+builtins.__import__ = guarded
+
+import numpy as np
+import tensorflow as tf
+
+folder, photos, answers = (pathlib.Path(argument) for argument in sys.argv[1:])
+module = tf.saved_model.load(str(folder))
+serve = module.signatures["serving_default"]
+def answer(names):
+    data = [(photos / name).read_bytes() for name in names]
+    return {k: v.numpy() for k, v in serve(image_bytes=tf.constant(data)).items()}
+
+names = sorted(path.name for path in photos.iterdir() if path.stem.startswith("good"))
+alone = {name: answer([name]) for name in names}
+try:
+    answer([names[0], "broken.jpg"])
+    refused = ""
+except tf.errors.InvalidArgumentError as error:
+    refused = str(error)
+after = answer(names)
+for key, value in after.items():
+    np.save(answers / f"{key}.npy", value)
+    for row, name in enumerate(names):
+        part = np.asarray(alone[name][key][0])
+        inside = value[row][: part.shape[0], : part.shape[1]] if part.ndim else value[row]
+        assert (inside == part).all(), name
+images = np.load(photos / "images.npy")
+by_pixels = module.signatures["from_images"](images=tf.constant(images))["class_ids"]
+np.save(answers / "by_pixels.npy", by_pixels.numpy())
+dtypes = {key: str(value.dtype) for key, value in after.items()}
+report = {"names": names, "refused": refused, "dtypes": dtypes}
+report["ours"] = sorted({name.partition(".")[0] for name in sys.modules} & forbidden)
+(answers / "report.json").write_text(json.dumps(report))
+"""
+
+
+@pytest.fixture(scope="module")
+def network(trained_run):
+    config, info = run_folder.load(str(trained_run.folder))
+    network, objective = run_folder.build_model(config, info)
+    run_folder.restore_model(network, str(trained_run.folder), "latest")
+    return lambda pixels: objective.scores(network(pixels, training=False)).numpy()
+
+
+@pytest.fixture(scope="module")
+def photos(pairs_dir, tmp_path_factory):
+    """JPEGs and PNGs of several, odd sizes; one broken; and a batch of pixels."""
+    folder = tmp_path_factory.mktemp("photos")
+    scenes = [cv2.imread(str(pairs_dir / "val" / f"{i}.jpg"))[:, :64] for i in (1, 2, 3)]
+    gray = cv2.cvtColor(scenes[0], cv2.COLOR_BGR2GRAY)
+    files = {
+        "good1.jpg": scenes[0],
+        "good2.png": scenes[1][:37, :51],
+        "good3.jpg": cv2.resize(scenes[2], (91, 23)),
+        "good4.jpg": gray[:40],
+        "good5.png": gray[:, :33],
+        "good6.png": scenes[2][:1, :1],
+    }
+    for name, pixels in files.items():
+        assert cv2.imwrite(str(folder / name), pixels)
+    (folder / "broken.jpg").write_bytes((folder / "good1.jpg").read_bytes()[:200])
+    np.save(folder / "images.npy", np.stack(scenes)[..., ::-1])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def served(trained_run, photos, tmp_path_factory):
+    """What the SavedModel answered from another folder, in Python's isolated mode."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    answers = tmp_path_factory.mktemp("answers")
+    moved = shutil.copytree(trained_run.saved_model, elsewhere / "7")
+    command = [sys.executable, "-I", "-c", SERVE, moved, photos, answers]
+    result = subprocess.run(
+        list(map(str, command)), cwd=elsewhere, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stderr
+    found = {path.stem: np.load(path) for path in answers.glob("*.npy")}
+    return {**json.loads((answers / "report.json").read_text()), **found}
+
+
+def decoded(path):
+    return tf.io.decode_image(path.read_bytes(), channels=3).numpy()
+
+
+def test_it_needs_none_of_our_code(served):
+    assert served["ours"] == []
+
+
+def test_bytes_give_the_networks_classes(served, photos, network):
+    assert len(served["names"]) == 6
+    for row, name in enumerate(served["names"]):
+        data = (photos / name).read_bytes()
+        photo = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE").numpy()
+        height, width, _ = photo.shape
+        assert (served["height"][row], served["width"][row]) == (height, width)
+        expected = np.argmax(network(photo[np.newaxis].astype(np.float32))[0], axis=-1)
+        np.testing.assert_array_equal(served["class_ids"][row, :height, :width], expected)
+
+
+def test_the_pictures_are_told_apart(served):
+    assert len(np.unique(served["class_ids"])) > 3
+    assert len(np.unique(served["by_pixels"])) > 2
+
+
+def test_a_batch_has_its_largest_size_and_255_beyond_each_photo(served):
+    class_ids = served["class_ids"]
+    assert class_ids.shape == (6, 64, 91)
+    for row, (height, width) in enumerate(zip(served["height"], served["width"], strict=True)):
+        assert (class_ids[row, :height, :width] < 19).all()
+        beyond = class_ids[row].copy()
+        beyond[:height, :width] = IGNORE_LABEL
+        assert (beyond == IGNORE_LABEL).all()
+    assert served["dtypes"] == {"class_ids": "uint8", "height": "int32", "width": "int32"}
+
+
+def test_pixels_give_the_networks_classes(served, photos, network):
+    images = np.load(photos / "images.npy")
+    assert served["by_pixels"].dtype == np.uint8
+    expected = np.argmax(network(images.astype(np.float32)), axis=-1)
+    np.testing.assert_array_equal(served["by_pixels"], expected)
+
+
+def test_broken_bytes_are_an_error_of_that_request_alone(served):
+    # `served` asked again afterwards, and got what the other tests look at.
+    assert "JPEG" in served["refused"] or "image" in served["refused"].lower()
+
+
+def test_the_signatures_are_as_documented(trained_run):
+    signatures = tf.saved_model.load(trained_run.saved_model).signatures
+    (by_bytes,) = signatures["serving_default"].structured_input_signature[1].values()
+    assert (by_bytes.name, by_bytes.dtype, by_bytes.shape.as_list()) == (
+        "image_bytes", tf.string, [None],
+    )  # fmt: skip
+    (pixels,) = signatures["from_images"].structured_input_signature[1].values()
+    assert (pixels.name, pixels.dtype, pixels.shape.as_list()) == (
+        "images", tf.uint8, [None, None, None, 3],
+    )  # fmt: skip
+    outputs = signatures["serving_default"].structured_outputs
+    assert {name: spec.dtype for name, spec in outputs.items()} == {
+        "class_ids": tf.uint8, "height": tf.int32, "width": tf.int32,
+    }  # fmt: skip
+
+
+def test_palette_and_configuration_travel_along(trained_run, tiny_config, tmp_path):
+    folder = shutil.copytree(trained_run.saved_model, tmp_path / "7")
+    palette = json.loads((folder / "assets" / saved_model.PALETTE_ASSET).read_text())
+    assert Palette.from_dict(palette) == CITYSCAPES
+    config = (folder / "assets" / saved_model.CONFIG_ASSET).read_text()
+    assert Config.from_json(config, "asset") == tiny_config
+
+
+def contents(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_an_export_replaces_the_one_before_it_whole(trained_run, photos, tmp_path):
+    run = shutil.copytree(trained_run.folder, tmp_path / "run")
+    version = run / "export" / "40"
+    before = contents(version)
+    (version / "leftover").write_text("of something else")
+    (version / "saved_model.pb").write_bytes(b"damaged")
+    assert saved_model.export(str(run), "latest") == str(version)
+    assert contents(version) == before
+    assert [path.name for path in (run / "export").iterdir()] == ["40"]
+    images = tf.constant(np.load(photos / "images.npy"))
+    first, second = (
+        tf.saved_model.load(str(folder)).signatures["from_images"](images=images)["class_ids"]
+        for folder in (trained_run.saved_model, version)
+    )
+    np.testing.assert_array_equal(first, second)
+
+
+def test_the_best_checkpoint_is_exported_under_its_step(trained_run, tmp_path):
+    run = shutil.copytree(trained_run.folder, tmp_path / "run")
+    (best,) = (run / "best").glob("*.index")
+    step = best.stem.removeprefix("ckpt-")
+    # Both lie beside each other, unless the last checkpoint is the best.
+    assert saved_model.export(str(run), "best") == str(run / "export" / step)
+    assert {path.name for path in (run / "export").iterdir()} == {step, "40"}
+
+
+def test_an_export_that_cannot_be_leaves_nothing(trained_run, tmp_path):
+    run = tmp_path / "run"
+    with pytest.raises(RunError, match="holds no run"):
+        saved_model.export(str(run), "best")
+    assert not run.exists()
+    ignore = shutil.ignore_patterns("best", "export")
+    shutil.copytree(trained_run.folder, run, ignore=ignore)
+    with pytest.raises(RunError, match="holds no best checkpoint yet"):
+        saved_model.export(str(run), "best")
+    assert not (run / "export").exists()
