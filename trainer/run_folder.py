@@ -11,6 +11,7 @@ train/, validation/  TensorBoard logs
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -174,9 +175,12 @@ def damage_as_run_error(path: str) -> Iterator[None]:
         yield
     except (AssertionError, IndexError, ValueError, tf.errors.OpError) as error:
         raise RunError(
-            f"The checkpoint {path!r} is damaged or of another network: {_first_line(error)}"
+            f"The checkpoint {path!r} is damaged or of another network: {reason(error)}."
         ) from error
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+def reason(error: Exception) -> str:
+    """Why TensorFlow could not read or write a file, in a few words."""
+    text = str(error).strip().partition("\n")[0]
+    full = os.strerror(errno.ENOSPC)
+    return full if full in text else text.rstrip(".")

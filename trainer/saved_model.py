@@ -77,7 +77,7 @@ def export(model_dir: str, checkpoint: str) -> str:
       The SavedModel's folder; it appears whole or not at all.
 
     Raises:
-      RunError: Where the run has no such checkpoint.
+      RunError: Where the run has no such checkpoint, or the SavedModel cannot be written.
     """
     config, info = run_folder.load(model_dir)
     network, objective = run_folder.build_model(config, info)
@@ -98,6 +98,10 @@ def export(model_dir: str, checkpoint: str) -> str:
         target = os.path.join(versions, str(step))
         shutil.rmtree(target, ignore_errors=True)
         os.rename(saved, target)
+    except tf.errors.OpError as error:
+        raise run_folder.RunError(
+            f"The SavedModel could not be written to {versions!r}: {run_folder.reason(error)}."
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return target

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -163,6 +164,7 @@ class _State:
     def __init__(
         self, network: keras.Model, optimizer: keras.optimizers.Optimizer, model_dir: str
     ) -> None:
+        self._folder = model_dir
         self.step = tf.Variable(0, dtype=tf.int64, name="step")
         self.best_mean_iou = tf.Variable(-1.0, dtype=tf.float64, name="best_mean_iou")
         self.optimizer = optimizer
@@ -204,10 +206,12 @@ class _State:
                 self._best.save(step)
             self._latest.save(step)
         except tf.errors.OpError as error:
+            for half_written in tf.io.gfile.glob(os.path.join(self._folder, "*", "*_temp")):
+                tf.io.gfile.rmtree(half_written)
             raise TrainingError(
                 f"The checkpoint of step {step:,} could not be written "
-                f"({str(error).splitlines()[0]}); the one before it is kept. Make room on the "
-                "disk and repeat the command to go on from there."
+                f"({run_folder.reason(error)}); the one before it is kept. Make room on the disk "
+                "and repeat the command to go on from there."
             ) from error
 
 

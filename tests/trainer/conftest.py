@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from trainer import config as config_lib
-from trainer import distribution, saved_model, training
+from trainer import saved_model, training
 
 
 @pytest.fixture(scope="session")
@@ -27,21 +27,22 @@ def tiny_config():
             ("model.width_multiplier", 0.125),
             ("model.bins", [1, 2]),
             ("model.head_channels", 16),
-            ("optimizer.learning_rate", 0.01),
+            ("optimizer.name", "sgd"),
+            ("optimizer.learning_rate", 0.1),
             ("optimizer.warmup_steps", 5),
+            ("optimizer.weight_decay", 0.0),
         ],
     )
 
 
 @pytest.fixture(scope="session")
-def trained_run(tiny_config, records_dir, tmp_path_factory):
-    """`tiny_config` trained on one device without a break; not to be changed.
+def trained_run(tiny_config, records_dir, mirrored_strategy, tmp_path_factory):
+    """`tiny_config` trained on two replicas without a break; not to be changed.
 
     ``folder`` and ``saved_model`` are its paths, ``matrix`` is the last confusion matrix.
     """
     folder = tmp_path_factory.mktemp("runs") / "trained"
-    strategy = distribution.create_strategy("one")
-    matrix = training.train(tiny_config, strategy, str(records_dir), str(folder))
+    matrix = training.train(tiny_config, mirrored_strategy, str(records_dir), str(folder))
     return types.SimpleNamespace(
         folder=folder, matrix=matrix, saved_model=saved_model.export(str(folder), "latest")
     )
