@@ -30,7 +30,7 @@ lint: .venv/stamp
 
 lock:
 	uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-header \
-	  --all-extras pyproject.toml -o requirements.lock
+	  --extra pipeline --extra trainer --extra dev pyproject.toml -o requirements.lock
 
 clean:
 	rm -rf .venv $(DEMO) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

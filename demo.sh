@@ -15,15 +15,14 @@ python -m pipeline.synthesize --output_dir="$demo/pairs" --train=1200 --val=120 
 say "Turning them into TFRecords with Apache Beam"
 python -m pipeline.preprocess --input_dir="$demo/pairs" --output_dir="$demo/records"
 
-say "Training PSPNet under MirroredStrategy, about four minutes on two cores"
+say "Training PSPNet under MirroredStrategy, and exporting it: a few minutes on two cores"
 python -m trainer.task --strategy=mirrored --preset=demo \
   --data_dir="$demo/records" --model_dir="$demo/run"
 
 say "Evaluating the best checkpoint"
 python -m trainer.evaluate --data_dir="$demo/records" --model_dir="$demo/run" --split=val
 
-say "Exporting it, and predicting with the SavedModel"
-python -m trainer.export --model_dir="$demo/run"
+say "Predicting with the SavedModel"
 saved_model=$(ls -d "$demo"/run/export/[0-9]* | sort -V | tail -n 1)
 python -m trainer.predict --saved_model="$saved_model" --input="$demo/pairs/val" --pairs=left \
   --output_dir="$demo/predictions" --limit=12

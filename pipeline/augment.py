@@ -25,7 +25,8 @@ def random_scale_crop_flip(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Scales, crops and mirrors in one resampling, which touches only the pixels that are kept.
 
-    The scale is log-uniform. Where the scaled photo is smaller than the crop, the rest is filled.
+    The scale is log-uniform. What lies outside the photo is filled: where the scaled photo is
+    smaller than the crop, and up to half a pixel along its edges where it is enlarged.
 
     Args:
       image: uint8 or float32 [H, W, 3]; sampled bilinearly.

@@ -12,6 +12,7 @@ A records folder holds
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 import json
 import math
@@ -290,6 +291,24 @@ def load_info(data_dir: str) -> DatasetInfo:
                     "Restore it, or write the records again with pipeline.preprocess."
                 )
     return info
+
+
+def damaged_shards(data_dir: str) -> list[str]:
+    """The shards whose bytes are not those that were written, by their checksums.
+
+    Raises:
+      DatasetError: Where the folder is not whole.
+    """
+    damaged = []
+    for split in load_info(data_dir).splits.values():
+        for shard in split.shards:
+            with (epath.Path(data_dir) / shard.file).open("rb") as file:
+                digest = hashlib.sha256()
+                while block := file.read(2**20):
+                    digest.update(block)
+            if digest.hexdigest() != shard.sha256:
+                damaged.append(shard.file)
+    return damaged
 
 
 def load_offsets(data_dir: str, split: str) -> np.ndarray:

@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import math
+import os
 import re
 import sys
 import threading
@@ -15,9 +16,10 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
-from importlib import metadata
 
 import apache_beam as beam
+import cv2
+import numpy as np
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
@@ -30,6 +32,10 @@ from pipeline.palette import CITYSCAPES, Palette, parse_palette
 
 PAIRS_PER_SHARD = 256
 """About half a second of one core's work and 10 MB: fine enough to spread, large enough to read."""
+
+_WATCH_SECONDS = 1.0
+_LINE_SECONDS = 30.0
+"""Between lines of progress where there is no terminal to show a bar on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +121,7 @@ def load_palette(name: str) -> Palette:
             f"--palette takes 'cityscapes' or a .json or .csv file that can be read. "
             f"Received: {name!r}."
         ) from error
-    return parse_palette(text, name)
+    return parse_palette(text, os.path.basename(name))
 
 
 def _beam_options(num_workers: int, arguments: Sequence[str]) -> PipelineOptions:
@@ -209,12 +215,16 @@ def _progress(staging: str, total: int) -> Iterator[None]:
 
         def watch() -> None:
             seen: set[str] = set()
-            while True:
-                finished = stop.wait(0.5)
-                for summary in _read_summaries(staging, seen):
-                    bar.update(summary.num_records + len(summary.bad))
-                if finished:
-                    return
+            done, last_line = 0, time.monotonic()
+            while not stop.wait(_WATCH_SECONDS):
+                new = list(_read_summaries(staging, seen))
+                count = sum(summary.num_records + len(summary.bad) for summary in new)
+                done += count
+                bar.update(count)
+                if bar.disable and time.monotonic() - last_line > _LINE_SECONDS:
+                    print(f"{done:,} of {total:,} pairs", file=sys.stderr)
+                    last_line = time.monotonic()
+            bar.update(total - done)
 
         thread = threading.Thread(target=watch, daemon=True)
         thread.start()
@@ -263,11 +273,10 @@ def _provenance(options: JobOptions) -> dict[str, object]:
     return {
         "input_dir": options.input_dir,
         "image_side": options.image_side,
+        "palette": options.palette,
+        "num_shards": options.num_shards,
         "label_recovery": "nearest",
-        "versions": {
-            package: metadata.version(package)
-            for package in ("apache-beam", "numpy", "opencv-python-headless")
-        },
+        "versions": {module.__name__: module.__version__ for module in (beam, cv2, np)},
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import glob
 import os
 import re
@@ -38,7 +39,8 @@ def replacing(output_dir: str, overwrite: bool) -> Iterator[str]:
       its killed job cannot write into the next one's.
 
     Raises:
-      OutputFolderError: Where `output_dir` holds something that must be kept.
+      OutputFolderError: Where `output_dir` holds something that must be kept, or another job is
+        writing to it.
     """
     if files.is_local(output_dir):
         output_dir = os.path.realpath(output_dir)  # rename would replace a link, not its target
@@ -47,15 +49,36 @@ def replacing(output_dir: str, overwrite: bool) -> Iterator[str]:
     _recover(output_dir, replaced)
     _check_replaceable(output_dir, overwrite)
     for leftover in _leftovers(output_dir):
-        files.delete_folder(leftover)
+        with _locked(leftover):
+            files.delete_folder(leftover)
     staging = output_dir + _STAGING + uuid.uuid4().hex[:8]
     files.make_folder(staging)
+    with _locked(staging):
+        try:
+            yield staging
+            _publish(staging, output_dir, replaced)
+        except BaseException:
+            files.delete_folder(staging)
+            raise
+
+
+@contextmanager
+def _locked(staging: str) -> Iterator[None]:
+    """Holds a local staging folder; the operating system lets go of it when this process ends."""
+    if not files.is_local(staging):
+        yield
+        return
+    descriptor = os.open(staging, os.O_RDONLY)
     try:
-        yield staging
-        _publish(staging, output_dir, replaced)
-    except BaseException:
-        files.delete_folder(staging)
-        raise
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise OutputFolderError(
+            f"Another job is writing to this --output_dir (its files are in {staging!r}). Wait "
+            "for it, or name another folder."
+        ) from error
+    finally:
+        os.close(descriptor)
 
 
 def _recover(output_dir: str, replaced: str) -> None:
@@ -124,7 +147,11 @@ def _publish(staging: str, output_dir: str, replaced: str) -> None:
     if files.is_local(output_dir):
         if os.path.exists(output_dir):
             os.rename(output_dir, replaced)
-        os.rename(staging, output_dir)
+        try:
+            os.rename(staging, output_dir)
+        except BaseException:
+            _recover(output_dir, replaced)
+            raise
         files.delete_folder(replaced)
         return
     old = files.list_files(output_dir, "*")

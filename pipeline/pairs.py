@@ -84,7 +84,7 @@ def find_splits(paths: Iterable[str], input_dir: str) -> tuple[dict[str, str], i
       The folder of each split by its name, and how many images lie elsewhere and are left out.
 
     Raises:
-      InputError: Where there are none, or the images lie in `input_dir` itself.
+      InputError: Where there are none, or all images lie in `input_dir` itself.
     """
     root = input_dir.rstrip("/")
     images = (path for path in paths if is_image_name(path))
@@ -94,6 +94,7 @@ def find_splits(paths: Iterable[str], input_dir: str) -> tuple[dict[str, str], i
             f"No pairs in {input_dir!r}: expected a folder per split, such as train/ and val/, "
             f"with {', '.join(IMAGE_SUFFIXES)} files."
         )
+    stray = images_per_folder.pop(root, 0) if len(images_per_folder) > 1 else 0
     depth = min(folder.count("/") for folder in images_per_folder)
     folders = sorted(f for f in images_per_folder if f.count("/") == depth)
     if folders == [root]:
@@ -112,7 +113,7 @@ def find_splits(paths: Iterable[str], input_dir: str) -> tuple[dict[str, str], i
             raise InputError(
                 f"The folder {splits[split]!r} cannot name a split: use letters, digits and _ only."
             )
-    left_out = sum(images_per_folder.values()) - sum(images_per_folder[f] for f in folders)
+    left_out = stray + sum(images_per_folder.values()) - sum(images_per_folder[f] for f in folders)
     return splits, left_out
 
 
@@ -122,7 +123,9 @@ def is_image_name(path: str) -> bool:
     return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
 
 
-def decode_image(data: bytes, modes: Collection[str] = ("RGB", "P")) -> np.ndarray:
+def decode_image(
+    data: bytes, modes: Collection[str] = ("RGB", "P"), apply_orientation: bool = False
+) -> np.ndarray:
     """Decodes a JPEG or PNG of unknown origin.
 
     The header is read first, so that a decompression bomb is never unpacked.
@@ -130,9 +133,10 @@ def decode_image(data: bytes, modes: Collection[str] = ("RGB", "P")) -> np.ndarr
     Args:
       data: The file's bytes.
       modes: Pillow's names of the pixel formats that are good; all are decoded to RGB.
+      apply_orientation: Turn the image as EXIF says; a pair's halves must stay where they are.
 
     Returns:
-      uint8 [H, W, 3], RGB. A rotation noted in EXIF is not applied: it would turn a pair's halves.
+      uint8 [H, W, 3], RGB.
 
     Raises:
       BadPair: One of its kinds.
@@ -153,10 +157,9 @@ def decode_image(data: bytes, modes: Collection[str] = ("RGB", "P")) -> np.ndarr
         raise UnsupportedMode(
             f"{'transparent' if transparent else 'mode'} {mode}; expected three channels of colour"
         )
-    pixels = cv2.imdecode(
-        np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    )
-    if pixels is None or pixels.shape != (height, width, 3):
+    orientation = 0 if apply_orientation else cv2.IMREAD_IGNORE_ORIENTATION
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | orientation)
+    if pixels is None or pixels.size != height * width * 3:
         raise TruncatedImage(f"the {width}x{height} image is cut short or broken")
     return pixels
 

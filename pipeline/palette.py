@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import csv
 import dataclasses
 import functools
@@ -69,12 +70,21 @@ class Palette:
                     f"have the same colour {entry.color}; masks could not tell them apart."
                 )
             names_by_color[entry.color] = entry.name
+        self._check_train_ids()
+
+    def _check_train_ids(self) -> None:
         train_ids = sorted({e.train_id for e in self.entries} - {IGNORE_LABEL})
         if not train_ids or train_ids != list(range(len(train_ids))) or train_ids[-1] > 253:
             raise PaletteError(
                 f"Palette {self.name!r}: train ids must be 0 to K-1 without a gap, at most 254 "
                 f"classes, and {IGNORE_LABEL} for void. Received: {train_ids}."
             )
+        for name, count in collections.Counter(self.class_names).items():
+            if count > 1:
+                raise PaletteError(
+                    f"Palette {self.name!r}: {count} classes are called {name!r}; a table of "
+                    "results could not tell them apart."
+                )
 
     @property
     def num_classes(self) -> int:

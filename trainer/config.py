@@ -139,7 +139,8 @@ class Config:
             raise ConfigError(f"{source} is not JSON: {error}.") from error
         if not isinstance(value, dict):
             raise ConfigError(f"{source} must hold a JSON object.")
-        return override_all(cls(), _leaves(value), source)
+        start = preset(value.pop("preset", cls().preset))
+        return override_all(start, _leaves(value), source)
 
 
 PRESETS = {
@@ -169,7 +170,7 @@ def preset(name: str) -> Config:
     Raises:
       ConfigError: Where there is none.
     """
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise ConfigError(f"There is no preset {name!r}; there are: {', '.join(PRESETS)}.")
     return PRESETS[name]
 
@@ -209,6 +210,8 @@ def override_all(
     """
     by_group: dict[str, dict[str, Any]] = {}
     for name, value in changes:
+        if name == "preset":
+            raise ConfigError(f"{source}: a preset is chosen with --preset. Received: {value!r}.")
         group, _, field = name.rpartition(".")
         owner = getattr(config, group, None) if group else config
         try:
@@ -264,8 +267,15 @@ def _leaves(value: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     return leaves
 
 
+_HARMLESS = ("evaluation_batch_size", "pictures")
+
+
 def differences(first: Config, second: Config) -> list[str]:
-    """The fields in which two configurations differ, as ``name: first, second``."""
+    """The fields that change what is computed and differ, as ``name: first, second``."""
     ours = _leaves(dataclasses.asdict(first))
     theirs = dict(_leaves(dataclasses.asdict(second)))
-    return [f"{name}: {value}, {theirs[name]}" for name, value in ours if value != theirs[name]]
+    return [
+        f"{name}: {value}, {theirs[name]}"
+        for name, value in ours
+        if value != theirs[name] and name not in _HARMLESS
+    ]

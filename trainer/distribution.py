@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import tensorflow as tf
 
 from pipeline.errors import UserError
@@ -30,6 +32,10 @@ def create_strategy(name: str, logical_cpus: int = 1) -> tf.distribute.Strategy:
         _split_cpu(logical_cpus)
     gpus = tf.config.list_logical_devices("GPU")
     devices = [device.name for device in gpus or tf.config.list_logical_devices("CPU")]
+    if name == "one":
+        del devices[1:]
+    # Said, as a machine whose GPU TensorFlow cannot use would otherwise train slowly unexplained.
+    print(f"Training on {', '.join(device[-5:] for device in devices)}.", file=sys.stderr)
     if name == "one":
         return tf.distribute.OneDeviceStrategy(devices[0])
     return tf.distribute.MirroredStrategy(devices)

@@ -25,10 +25,12 @@ def main(_: list[str]) -> None:
 
     start_tensorflow()
     from trainer import evaluation
+    from trainer.failures import tensorflow_errors
 
-    step, matrix, palette = evaluation.evaluate_run(
-        data_dir, model_dir, _SPLIT.value, _CHECKPOINT.value, _BATCH_SIZE.value
-    )
+    with tensorflow_errors(data_dir):
+        step, matrix, palette = evaluation.evaluate_run(
+            data_dir, model_dir, _SPLIT.value, _CHECKPOINT.value, _BATCH_SIZE.value
+        )
     print(evaluation.table(matrix, palette))
     path = os.path.join(model_dir, f"evaluation-{_SPLIT.value}.json")
     result = {

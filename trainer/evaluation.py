@@ -122,7 +122,7 @@ def evaluate_run(
     """
     reader = RecordReader(data_dir, split)
     config, info = run_folder.load(model_dir)
-    if info.palette != reader.info.palette:
+    if info.palette.entries != reader.info.palette.entries:
         raise run_folder.RunError(
             f"The records in {data_dir!r} have other classes than the run in {model_dir!r}."
         )

@@ -38,14 +38,19 @@ def with_legend(picture: np.ndarray, labels: np.ndarray, palette: Palette) -> np
 
     Args:
       picture: uint8 [H, W, 3].
-      labels: uint8, train ids of any shape; classes are listed by their share of them.
+      labels: uint8, train ids of any shape; classes with 0.05 % of them or more are
+        listed by their share.
       palette: The classes.
 
     Returns:
       uint8 [H', W', 3], at least as tall as the legend.
     """
     counts = np.bincount(labels.reshape(-1), minlength=256)[: palette.num_classes]
-    present = [int(train_id) for train_id in np.argsort(-counts) if counts[train_id]]
+    present = [
+        int(train_id)
+        for train_id in np.argsort(-counts)
+        if counts[train_id] >= 0.0005 * labels.size
+    ]
     row, width = 18, 170
     height = max(picture.shape[0], row * len(present) + 8)
     legend = np.full((height, width, 3), 255, np.uint8)

@@ -25,10 +25,12 @@ def main(_: list[str]) -> None:
 
     start_tensorflow()
     from trainer import prediction
+    from trainer.failures import tensorflow_errors
 
-    done, bad = prediction.predict_folder(
-        saved_model, source, output_dir, pairs_side=_PAIRS.value, limit=_LIMIT.value
-    )
+    with tensorflow_errors():
+        done, bad = prediction.predict_folder(
+            saved_model, source, output_dir, pairs_side=_PAIRS.value, limit=_LIMIT.value
+        )
     print(f"{done} photos labelled: {output_dir}/*_overlay.png to look at, *_ids.png to use.")
     if bad:
         cli.fail(f"{len(bad)} photos could not be labelled: {'; '.join(bad)}.")

@@ -133,8 +133,10 @@ def _photos(source: str) -> list[str]:
 
 def _read_photo(path: str, pairs_side: str | None) -> np.ndarray:
     with open(path, "rb") as file:
-        pixels = pairs.decode_image(file.read(pairs.MAX_FILE_BYTES + 1), _PHOTO_MODES)
-    return pixels if pairs_side is None else pairs.split_pair(pixels, pairs_side)[0]
+        data = file.read(pairs.MAX_FILE_BYTES + 1)
+    if pairs_side is None:
+        return pairs.decode_image(data, _PHOTO_MODES, apply_orientation=True)
+    return pairs.split_pair(pairs.decode_image(data), pairs_side)[0]
 
 
 def _write_png(path: str, pixels: np.ndarray) -> None:

@@ -42,6 +42,8 @@ def prepare(model_dir: str, config: Config, info: DatasetInfo) -> None:
     Raises:
       RunError: Where it belongs to others.
     """
+    if "://" in model_dir:
+        raise RunError(f"--model_dir must be a local folder. Received: {model_dir!r}.")
     folder = epath.Path(model_dir)
     if folder.exists() and not folder.is_dir():
         raise RunError(f"--model_dir {model_dir!r} is a file; name a folder.")
@@ -65,7 +67,8 @@ def prepare(model_dir: str, config: Config, info: DatasetInfo) -> None:
 
 
 def _content(info: DatasetInfo) -> DatasetInfo:
-    return dataclasses.replace(info, provenance={})
+    palette = dataclasses.replace(info.palette, name="")
+    return dataclasses.replace(info, palette=palette, provenance={})
 
 
 def _write_whole(path: epath.Path, text: str) -> None:

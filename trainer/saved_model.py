@@ -82,6 +82,8 @@ def export(model_dir: str, checkpoint: str) -> str:
     config, info = run_folder.load(model_dir)
     network, objective = run_folder.build_model(config, info)
     step = run_folder.restore_model(network, model_dir, checkpoint)
+    heads = {name: x for name, x in network.output.items() if not name.startswith("auxiliary")}
+    network = keras.Model(network.input, heads)  # The auxiliary head serves training only.
     versions = os.path.join(model_dir, "export")
     os.makedirs(versions, exist_ok=True)
     # Serving takes only numbers for versions, so that it does not look at the temporary folder.

@@ -46,6 +46,8 @@ def configure(data_dir: str) -> Config:
     Raises:
       UserError: Where a value cannot be used.
     """
+    if _CONFIG.value and _PRESET.present:
+        raise UserError("--config and --preset both say where to start from; give one of them.")
     config = _read_config(_CONFIG.value) if _CONFIG.value else config_lib.preset(_PRESET.value)
     changes: list[tuple[str, Any]] = [
         ("seed", _SEED.value),
@@ -87,10 +89,12 @@ def main(_: list[str]) -> None:
 
     start_tensorflow()
     from trainer import distribution, saved_model, training
+    from trainer.failures import tensorflow_errors
 
-    strategy = distribution.create_strategy(_STRATEGY.value, _LOGICAL_CPUS.value)
-    training.train(config, strategy, data_dir, model_dir)
-    folder = saved_model.export(model_dir, "best")
+    with tensorflow_errors(data_dir):
+        strategy = distribution.create_strategy(_STRATEGY.value, _LOGICAL_CPUS.value)
+        training.train(config, strategy, data_dir, model_dir)
+        folder = saved_model.export(model_dir, "best")
     print(f"Trained. Logs: tensorboard --logdir {model_dir}\nSavedModel: {folder}")
 
 

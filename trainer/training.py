@@ -60,6 +60,11 @@ def train(
     training_reader = RecordReader(data_dir, config.train_split)
     validation_reader = RecordReader(data_dir, config.validation_split)
     info = training_reader.info
+    for reader in (training_reader, validation_reader):
+        if not sum(reader.split.class_pixels):
+            raise TrainingError(
+                f"Every pixel of {data_dir!r} is void; is the palette the right one?"
+            )
     with strategy.scope():
         network, objective = run_folder.build_model(config, info)
         optimizer = build_optimizer(config.optimizer, config.steps)
@@ -210,8 +215,8 @@ class _State:
                 tf.io.gfile.rmtree(half_written)
             raise TrainingError(
                 f"The checkpoint of step {step:,} could not be written "
-                f"({run_folder.reason(error)}); the one before it is kept. Make room on the disk "
-                "and repeat the command to go on from there."
+                f"({run_folder.reason(error)}); earlier ones are kept. Make room on the disk and "
+                "repeat the command to go on from there."
             ) from error
 
 

@@ -114,7 +114,7 @@ class TestRecords:
         decoded = [r.image for shard in read_all(records_dir, "train").values() for r in shard]
         np.testing.assert_allclose(info.mean, np.mean(decoded, axis=(0, 1, 2)), atol=0.5)
         assert info.provenance["input_dir"] == str(pairs_dir)
-        assert {"apache-beam", "numpy"} <= set(info.provenance["versions"])
+        assert {"apache_beam", "numpy"} <= set(info.provenance["versions"])
 
     def test_tensorflow_datasets_reads_them(self, records_dir):
         builder = tfds.builder_from_directory(str(records_dir))

@@ -140,6 +140,27 @@ def test_jobs_never_share_a_staging_folder(tmp_path):
     assert len(seen) == 3
 
 
+def test_a_second_job_on_one_folder_is_refused_and_the_first_goes_on(tmp_path):
+    output_dir = str(tmp_path / "records")
+    with replacing(output_dir, overwrite=False) as staging:
+        files.write_whole(f"{staging}/{SHARD}", b"1")
+        with (
+            pytest.raises(OutputFolderError, match="Another job is writing to this --output_dir"),
+            replacing(output_dir, overwrite=True),
+        ):
+            pass
+        files.write_whole(f"{staging}/{INFO_FILE}", b"1")
+    assert tree(tmp_path / "records") == {SHARD: b"1", INFO_FILE: b"1"}
+
+
+def test_where_the_last_rename_fails_the_old_records_are_back(tmp_path):
+    write(tmp_path / "records", b"old")
+    before = tree(tmp_path)
+    with pytest.raises(OSError), replacing(str(tmp_path / "records"), overwrite=True) as staging:
+        os.rmdir(staging)
+    assert tree(tmp_path) == before
+
+
 def test_killed_between_two_renames_the_old_records_are_still_there(tmp_path):
     write(tmp_path / "records", b"old")
     os.rename(tmp_path / "records", tmp_path / "records.replaced")

@@ -67,6 +67,9 @@ class TestFindSplits:
         with pytest.raises(InputError, match=r"lie directly in 'in/?': put each split's"):
             self.find("1.jpg", "2.jpg", root=root)
 
+    def test_stray_images_beside_the_splits_are_left_out(self):
+        assert self.find("train/1.jpg", "sample.jpg") == ({"train": "in/train"}, 1)
+
     def test_several_data_sets_are_refused_by_name(self):
         with pytest.raises(InputError, match="several data sets: name one of in/a, in/b"):
             self.find("a/train/1.jpg", "b/train/1.jpg")
@@ -112,7 +115,10 @@ def test_a_rotation_in_exif_does_not_turn_the_pair():
     exif[0x0112] = 6
     turned = encode(PIXELS, "JPEG", exif=exif, quality=95)
     assert Image.open(io.BytesIO(turned)).getexif()[0x0112] == 6
-    assert pairs.decode_image(turned).shape == PIXELS.shape
+    upright = pairs.decode_image(turned)
+    assert upright.shape == PIXELS.shape
+    as_seen = pairs.decode_image(turned, apply_orientation=True)
+    np.testing.assert_array_equal(as_seen, np.rot90(upright, -1))
 
 
 @settings(max_examples=150, deadline=None)

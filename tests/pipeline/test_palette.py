@@ -31,7 +31,8 @@ def palettes(draw):
     rest = st.sampled_from([*range(num_classes), IGNORE_LABEL])
     train_ids = [*range(num_classes), *(draw(rest) for _ in colors[num_classes:])]
     train_ids = draw(st.permutations(train_ids))
-    entries = (Entry(draw(NAMES), *pair) for pair in zip(colors, train_ids, strict=True))
+    names = draw(st.lists(NAMES, min_size=len(colors), max_size=len(colors), unique=True))
+    entries = (Entry(*values) for values in zip(names, colors, train_ids, strict=True))
     return Palette("own.csv", tuple(entries))
 
 
@@ -41,6 +42,13 @@ def to_csv(palette: Palette) -> str:
     rows.writerow(HEADER.split(","))
     rows.writerows([e.name, *e.color, e.train_id] for e in palette.entries)
     return text.getvalue()
+
+
+def test_two_classes_of_one_name_are_refused_and_two_colours_of_one_class_are_not():
+    names = [Entry("car", (0, 0, 1), 0), Entry("car", (0, 0, 2), 0)]
+    assert Palette("own", tuple(names)).class_names == ["car"]
+    with pytest.raises(PaletteError, match="2 classes are called 'car'"):
+        Palette("own", (names[0], Entry("car", (0, 0, 2), 1)))
 
 
 def test_cityscapes_has_29_colours_19_classes_and_10_kinds_of_void():

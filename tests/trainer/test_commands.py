@@ -96,7 +96,7 @@ def test_a_diverging_run_ends_in_a_sentence(long_commands):
     folder, result = vars(long_commands.diverging.result()).values()
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
-    *progress, error = result.stderr.splitlines()
+    _, *progress, error = result.stderr.splitlines()
     assert all(line.startswith("step ") for line in progress)
     assert error.startswith("error: The loss is ")
     step = int(error.partition(" at step ")[2].partition(".")[0])
@@ -162,6 +162,7 @@ GOOD = "--data_dir={records} --model_dir={run} "
         (GOOD + "--set=steps", 1, ["'steps'", "name=value"]),
         (GOOD + "--set=stepz=5", 1, ["'stepz'", "optimizer.clip_norm"]),
         (GOOD + "--set=model=5", 1, ["'model'", "model.depth"]),
+        (GOOD + "--set=preset=demo", 1, ["--preset", "'demo'"]),
         (GOOD + "--set=model.dropout=high", 1, ["model.dropout='high'", "a number"]),
         (GOOD + "--set=data.crop_size=0", 1, ["data.crop_size=0"]),
         (GOOD + "--steps=0", 1, ["--steps", "steps=0"]),
@@ -172,6 +173,7 @@ GOOD = "--data_dir={records} --model_dir={run} "
         (GOOD + "--epochs=0", 1, ["--epochs", "0"]),
         (GOOD + "--epochs=nan", 1, ["--epochs", "nan"]),
         (GOOD + "--epochs=inf", 1, ["--epochs", "inf"]),
+        (GOOD + "--config={root}/broken.json --preset=demo", 1, ["--config and --preset"]),
         (GOOD + "--config={root}/nowhere.json", 1, ["--config", "nowhere.json"]),
         (GOOD + "--config={root}/empty", 1, ["--config", "empty"]),
         (GOOD + "--config={root}/broken.json", 1, ["broken.json", "not JSON"]),
@@ -210,8 +212,6 @@ def test_a_slip_in_other_flags(folders, run_command, module, flags, code, parts)
 
 def test_what_only_the_folders_show_is_a_sentence_too(folders, run_command, tmp_path):
     cases = [
-        ("task", "--model_dir={root}/file --data_dir={records} --steps=1", ["is a file"]),
-        ("task", GOOD + "--logical_cpus=2 --batch_size=3", ["3 for 2 replicas"]),
         ("evaluate", "--model_dir={root}/empty --data_dir={records}", ["holds no run"]),
         ("export", "--model_dir={root}/nowhere", ["holds no run", "nowhere"]),
     ]
@@ -259,12 +259,13 @@ def test_a_run_killed_and_repeated_by_its_config_is_the_run_without_a_break(
 
 def test_training_tells_how_it_goes(long_commands):
     run = long_commands.interrupted.result()
-    first, *progress = run.repeated.stderr.splitlines()
+    devices, first, *progress = run.repeated.stderr.splitlines()
+    assert devices == "Training on CPU:0, CPU:1."
     step = max(run.first_steps)
     assert first == f"Going on from step {step}."
     assert all(line.startswith("step ") for line in progress)
     told = [int(line.split()[1]) for line in progress if "validation mIoU" in line]
-    assert told == list(range(step, 41, 10))
+    assert told == list(range(step + 10, 41, 10))
     saved_model = Path(run.repeated.stdout.rpartition("SavedModel: ")[2].strip())
     assert saved_model.parent == run.folder / "export"
     assert (saved_model / "saved_model.pb").exists()

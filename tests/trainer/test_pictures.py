@@ -83,6 +83,14 @@ def test_a_low_picture_grows_to_its_legend():
         assert (result == color).all(2).any()
 
 
+def test_a_legend_leaves_out_specks():
+    labels = np.full((100, 100), SKY, np.uint8)
+    labels[0, :5], labels[1, :4] = ROAD, CAR  # 0.05 % are listed, less is not
+    result = pictures.with_legend(np.zeros((100, 100, 3), np.uint8), labels, CITYSCAPES)[:, 100:]
+    pixels = [(result == CITYSCAPES.class_colors[i]).all(axis=2).sum() for i in (SKY, ROAD, CAR)]
+    assert pixels[0] > 100 and pixels[1] > 100 and pixels[2] == 0
+
+
 def test_a_legend_of_nothing_but_void_is_empty():
     photo = np.full((30, 20, 3), 7, np.uint8)
     labels = np.full((30, 20), IGNORE_LABEL, np.uint8)

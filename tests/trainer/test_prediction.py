@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image, ImageOps
 
 from pipeline.palette import CITYSCAPES
 from trainer import prediction
@@ -94,6 +95,18 @@ def test_what_is_no_photo_is_listed_and_the_others_are_done(trained_run, photos,
     assert reasons["empty.png"] == "the file is empty"
     assert "cut short" in reasons["half.jpg"]
     assert len(list((tmp_path / "output").iterdir())) == 6
+
+
+def test_a_photo_is_labelled_as_it_is_shown(trained_run, photos, tmp_path):
+    image = Image.open(photos / "b.PNG")
+    exif = image.getexif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    image.save(tmp_path / "turned.jpg", quality=95, exif=exif)
+    predict(trained_run, tmp_path / "turned.jpg", tmp_path / "output")
+    shown = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "turned.jpg")))
+    ids = ids_of(tmp_path / "output", "turned")
+    assert ids.shape == shown.shape[:2] == (53, 41)
+    assert (ids != answer_of(trained_run, shown)).mean() < 0.02  # two decoders round differently
 
 
 def test_an_odd_width_is_no_pair(trained_run, photos, tmp_path):

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from pipeline import dataset_info
 from pipeline.palette import CITYSCAPES, IGNORE_LABEL, Palette
+from trainer import config as config_lib
 from trainer import run_folder, saved_model
 from trainer.config import Config
 from trainer.run_folder import RunError
@@ -172,6 +174,36 @@ def test_palette_and_configuration_travel_along(trained_run, tiny_config, tmp_pa
     assert Palette.from_dict(palette) == CITYSCAPES
     config = (folder / "assets" / saved_model.CONFIG_ASSET).read_text()
     assert Config.from_json(config, "asset") == tiny_config
+
+
+def test_the_auxiliary_head_stays_at_home(trained_run):
+    config, info = run_folder.load(str(trained_run.folder))
+    network, _ = run_folder.build_model(config, info)
+    needed = {
+        tuple(v.shape): sum(tuple(w.shape) == tuple(v.shape) for w in network.variables
+                            if not w.path.startswith("auxiliary") and w.dtype != "uint32")
+        for v in network.variables
+    }  # fmt: skip
+    weights = tf.train.load_checkpoint(f"{trained_run.saved_model}/variables/variables")
+    shapes = [tuple(shape) for shape in weights.get_variable_to_shape_map().values()]
+    assert any(v.path.startswith("auxiliary") for v in network.variables)
+    for shape, count in needed.items():
+        if len(shape) > 1:
+            assert shapes.count(shape) == count
+
+
+def test_the_article_is_served_too(records_dir):
+    info = dataset_info.load_info(str(records_dir))
+    network, objective = run_folder.build_model(config_lib.preset("article"), info)
+    images = np.random.default_rng(0).integers(0, 256, (2, 13, 9, 3), np.uint8)
+    module = saved_model.ServingModule(network, objective, assets=[])
+    colors = network(images.astype(np.float32))["colors"].numpy()[..., np.newaxis, :]
+    distances = ((colors - CITYSCAPES.class_colors / 255) ** 2).sum(axis=-1)
+    found = module.from_images(images)["class_ids"].numpy()
+    assert found.dtype == np.uint8
+    assert (found != np.argmin(distances, axis=-1)).sum() <= 1  # by float64
+    data = [tf.io.encode_png(image).numpy() for image in images]
+    np.testing.assert_array_equal(module.from_bytes(tf.constant(data))["class_ids"], found)
 
 
 def contents(folder):

@@ -14,7 +14,7 @@ from model.layers import ResizeLike, conv_batch_norm
 from model.losses import IGNORE_LABEL, CrossEntropy
 from pipeline import dataset_info
 from trainer import config as config_lib
-from trainer import distribution, saved_model, training
+from trainer import distribution, training
 from trainer.config import OptimizerConfig
 from trainer.run_folder import RunError
 from trainer.training import TrainingError
@@ -214,8 +214,8 @@ def test_a_small_network_learns(trained_run, scalars):
     assert loss[10] < guessing
     assert loss[40] < 0.75 * guessing
     assert mean_iou[40] > 3 * mean_iou[0]
-    correct = np.trace(trained_run.matrix) / trained_run.matrix.sum()
-    assert correct > 0.4  # more than all pixels called road, the most frequent class
+    matrix = trained_run.matrix
+    assert np.trace(matrix) > 1.2 * matrix.sum(axis=1).max()  # better than one class everywhere
 
 
 def train(config, data_dir, model_dir):
@@ -251,16 +251,6 @@ def test_a_run_gone_on_with_is_the_run_without_a_break(
     assert "Going on from step 3." in capfd.readouterr().err
     np.testing.assert_array_equal(found, expected)
     assert_same_state(whole, broken)
-
-
-def test_a_finished_run_repeated_on_one_device_changes_nothing(
-    trained_run, tiny_config, records_dir, tmp_path, assert_same_state
-):
-    folder = shutil.copytree(trained_run.folder, tmp_path / "run")
-    names = sorted(path.name for path in (folder / "checkpoints").iterdir())
-    assert_about_equal(train(tiny_config, records_dir, folder), trained_run.matrix)
-    assert_same_state(trained_run.folder, folder)
-    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == names
 
 
 def assert_about_equal(found, expected):
@@ -300,7 +290,7 @@ def other_records(records_dir, tmp_path):
 
     def write(**changes):
         folder = tmp_path / "other_records"
-        shutil.copytree(records_dir, folder)
+        shutil.copytree(records_dir, folder, dirs_exist_ok=True)
         info = dataclasses.replace(dataset_info.load_info(str(records_dir)), **changes)
         (folder / dataset_info.INFO_FILE).write_text(info.to_json())
         return folder
@@ -314,12 +304,16 @@ def test_a_folder_of_other_records_is_refused(trained_run, tiny_config, other_re
         train(tiny_config, folder, trained_run.folder)
 
 
-def test_records_may_have_been_written_again_elsewhere(
-    trained_run, tiny_config, other_records, tmp_path
+def test_a_finished_run_repeated_changes_nothing(
+    trained_run, tiny_config, other_records, tmp_path, assert_same_state
 ):
-    folder = other_records(provenance={"written": "on another day"})
-    run = shutil.copytree(trained_run.folder, tmp_path / "run")
-    assert_about_equal(train(tiny_config, folder, run), trained_run.matrix)
+    # Nor does it matter that it is one device now, or when the records were written.
+    records = other_records(provenance={"written": "on another day"})
+    folder = shutil.copytree(trained_run.folder, tmp_path / "run")
+    names = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    assert_about_equal(train(tiny_config, records, folder), trained_run.matrix)
+    assert_same_state(trained_run.folder, folder)
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == names
 
 
 def halve(path):
@@ -381,6 +375,17 @@ def test_what_has_no_effect_is_refused(records_dir, tmp_path):
         train(config, records_dir, tmp_path / "run")
 
 
+def test_records_of_nothing_but_void_are_refused(tiny_config, other_records, tmp_path):
+    records = other_records(
+        splits={
+            name: dataclasses.replace(split, class_pixels=[0] * 19)
+            for name, split in dataset_info.load_info(str(other_records())).splits.items()
+        }
+    )
+    with pytest.raises(TrainingError, match="is void"):
+        train(tiny_config, records, tmp_path / "run")
+
+
 def test_a_batch_that_does_not_divide_is_refused(
     mirrored_strategy, tiny_config, records_dir, tmp_path
 ):
@@ -400,14 +405,3 @@ def test_a_model_dir_that_is_a_file_is_refused(tiny_config, records_dir, tmp_pat
     (tmp_path / "run").write_text("a file")
     with pytest.raises(RunError, match="is a file"):
         train(tiny_config, records_dir, tmp_path / "run")
-
-
-def test_the_article_is_trained_and_exported(records_dir, tmp_path):
-    changes = [("steps", 1), ("batch_size", 1), ("data.crop_size", 32), ("pictures", 0)]
-    config = config_lib.override_all(config_lib.preset("article"), changes)
-    matrix = train(config, records_dir, tmp_path / "run")
-    validation = dataset_info.load_info(str(records_dir)).splits["val"]
-    np.testing.assert_array_equal(matrix.sum(axis=1), validation.class_pixels)
-    folder = saved_model.export(str(tmp_path / "run"), "latest")
-    answer = tf.saved_model.load(folder).signatures["from_images"]
-    assert answer(images=tf.zeros([1, 9, 11, 3], tf.uint8))["class_ids"].shape == (1, 9, 11)
