@@ -261,7 +261,7 @@ def test_json_may_leave_out_what_is_as_usual():
 
 
 def test_a_preset_is_what_one_starts_from_and_not_a_value_to_set():
-    with pytest.raises(ConfigError, match="chosen with --preset. Received: 'demo'"):
+    with pytest.raises(ConfigError, match=r"chosen with --preset\. Received: 'demo'"):
         config_lib.override(Config(), "preset", "demo")
     assert Config.from_json('{"preset": "demo"}', "here") == config_lib.preset("demo")
     changed = Config.from_json('{"steps": 7, "preset": "demo"}', "here")

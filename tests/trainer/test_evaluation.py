@@ -14,7 +14,6 @@ from pipeline.input_fn import RecordReader
 from pipeline.palette import CITYSCAPES, IGNORE_LABEL
 from trainer import distribution, evaluation, run_folder
 from trainer.evaluation import Evaluator
-from trainer.failures import TensorFlowFailure, tensorflow_errors
 from trainer.run_folder import RunError
 
 SIZES = [(64, 64), (64, 48), (50, 64), (33, 41), (64, 64)]
@@ -168,17 +167,6 @@ def test_records_of_other_classes_are_refused(trained_run, records_of_other_clas
         )
     assert str(records_of_other_classes) in str(caught.value)
     assert str(trained_run.folder) in str(caught.value)
-
-
-def test_a_damaged_shard_is_named(trained_run, records_dir, tmp_path):
-    folder = shutil.copytree(records_dir, tmp_path / "records")
-    shard = folder / "pairs-val.tfrecord-00001-of-00002"
-    data = bytearray(shard.read_bytes())
-    data[len(data) // 2] ^= 255
-    shard.write_bytes(data)
-    with pytest.raises(TensorFlowFailure) as caught, tensorflow_errors(str(folder)):
-        evaluation.evaluate_run(str(folder), str(trained_run.folder), "val", "best", 8)
-    assert str(caught.value).startswith(f"The records are damaged: {shard.name}.")
 
 
 def test_a_folder_without_a_run_or_a_checkpoint_is_named(trained_run, records_dir, tmp_path):
