@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import struct
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -57,16 +58,23 @@ def encode_record(record: Record) -> bytes:
     features = example.features.feature
     features["key"].bytes_list.value.append(record.key.encode())
     features["image"].bytes_list.value.append(
-        _encode(".jpg", cv2.cvtColor(record.image, cv2.COLOR_RGB2BGR), _JPEG_OPTIONS)
+        encode_image(".jpg", cv2.cvtColor(record.image, cv2.COLOR_RGB2BGR), _JPEG_OPTIONS)
     )
-    features["label"].bytes_list.value.append(_encode(".png", record.label, []))
+    features["label"].bytes_list.value.append(encode_image(".png", record.label))
     features["height"].int64_list.value.append(height)
     features["width"].int64_list.value.append(width)
     return example.SerializeToString(deterministic=True)
 
 
-def _encode(suffix: str, pixels: np.ndarray, options: list[int]) -> bytes:
-    done, data = cv2.imencode(suffix, pixels, options)
+def encode_image(suffix: str, pixels: np.ndarray, options: Sequence[int] = ()) -> bytes:
+    """Encodes an image with OpenCV.
+
+    Args:
+      suffix: ``.jpg`` or ``.png``.
+      pixels: uint8 [H, W], or [H, W, 3] in BGR.
+      options: OpenCV's ``IMWRITE_...`` numbers, each followed by its value.
+    """
+    done, data = cv2.imencode(suffix, pixels, list(options))
     if not done:
         raise RuntimeError(f"OpenCV could not encode a {suffix} of shape {pixels.shape}.")
     return data.tobytes()

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from pipeline import pairs
 from pipeline.errors import UserError
 from pipeline.palette import Palette
+from pipeline.records import encode_image
 from trainer import pictures
 from trainer.saved_model import PALETTE_ASSET
 
@@ -140,9 +141,6 @@ def _read_photo(path: str, pairs_side: str | None) -> np.ndarray:
 
 
 def _write_png(path: str, pixels: np.ndarray) -> None:
-    done, data = cv2.imencode(".png", pixels)
-    if not done:
-        raise RuntimeError(f"OpenCV could not encode a PNG of shape {pixels.shape}.")
     with open(path + ".tmp", "wb") as file:
-        file.write(data.tobytes())
+        file.write(encode_image(".png", pixels))
     os.replace(path + ".tmp", path)

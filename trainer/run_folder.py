@@ -102,9 +102,10 @@ def build_model(config: Config, info: DatasetInfo) -> tuple[keras.Model, Objecti
     keras.utils.set_random_seed(config.seed)
     values = dataclasses.asdict(config.model)
     name = values.pop("name")
-    options = model.networks.OPTIONS.get(name, frozenset())
+    known = name in model.networks.OPTIONS  # if not, `build` says which names there are
+    options = model.networks.OPTIONS[name] if known else frozenset()
     for key, value in values.items():
-        if key not in options and value != getattr(ModelConfig(), key) and name == "article":
+        if known and key not in options and value != getattr(ModelConfig(), key):
             raise ConfigError(f"model.{key}={value!r} has no effect on the network {name!r}.")
     try:
         return model.networks.build(
