@@ -2,9 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
+FLINK := .build/flink
 SPLITS := $(DEMO)/pairs/train $(DEMO)/pairs/val
 
-.PHONY: demo test lint lock clean
+.DELETE_ON_ERROR:
+.PHONY: demo test test-slow test-flink lint lock clean
 
 # The stamp is renewed, and with it the environment, when the lock or the package's metadata change.
 .venv/stamp: requirements.lock pyproject.toml
@@ -23,6 +25,27 @@ demo: .venv/stamp
 test: .venv/stamp
 	$(BIN)/pytest -q
 
+test-slow: .venv/stamp
+	$(BIN)/pytest -q -m slow
+
+# Needs Java and Maven as well. What cannot be had is named by the tests, which are then skipped.
+test-flink: .venv/stamp
+	-@$(MAKE) --no-print-directory --keep-going $(FLINK)/lib $(FLINK)/job-server/job-server.jar
+	$(BIN)/pytest -q -m flink
+
+$(FLINK)/lib: tests/flink/requirements.txt
+	@echo "Fetching Apache Flink (230 MB) ..."
+	@rm -rf $@ $(FLINK)/download
+	@$(BIN)/pip download --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+	  --require-hashes --requirement $< --dest $(FLINK)/download
+	@tar -xzf $(FLINK)/download/*.tar.gz -C $(FLINK) --strip-components=2
+	@rm -rf $(FLINK)/download
+	@touch $@
+
+$(FLINK)/job-server/job-server.jar: tests/flink/pom.xml
+	@echo "Putting Beam's Flink job server together (150 MB) ..."
+	@mvn --batch-mode --quiet --strict-checksums --file $< package
+
 lint: .venv/stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -33,4 +56,4 @@ lock:
 	  --extra pipeline --extra trainer --extra dev pyproject.toml -o requirements.lock
 
 clean:
-	rm -rf .venv $(DEMO) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .build $(DEMO) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

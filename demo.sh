@@ -29,6 +29,7 @@ python -m trainer.predict --saved_model="$saved_model" --input="$demo/pairs/val"
 
 say "Done"
 cat <<END
+the data     $demo/records/report.html
 pictures     $demo/predictions/*_overlay.png (photo | prediction over it | legend)
 logs         .venv/bin/tensorboard --logdir $demo/run
 SavedModel   $saved_model (tf.saved_model.load, or TensorFlow Serving on $demo/run/export)

@@ -6,6 +6,8 @@ A records folder holds
     records_info.json                    `DatasetInfo`, written last: without it, no data set
     record_offsets.npz                   where each record begins in its shard
     bad_pairs.jsonl                      the pairs left out, each with its reason
+    duplicates.jsonl                     the pairs whose file equals another's
+    report.html                          all of this for people, with pictures
     dataset_info.json, features.json     the same for TensorFlow Datasets
 """
 
@@ -13,12 +15,16 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import heapq
 import io
 import json
 import math
 import re
-from collections.abc import Sequence
-from typing import Any
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from etils import epath
@@ -29,7 +35,10 @@ from pipeline.palette import Palette, PaletteError
 INFO_FILE = "records_info.json"
 OFFSETS_FILE = "record_offsets.npz"
 BAD_PAIRS_FILE = "bad_pairs.jsonl"
-FORMAT_VERSION = 1
+DUPLICATES_FILE = "duplicates.jsonl"
+REPORT_FILE = "report.html"
+FORMAT_VERSION = 2
+TRAIN_SPLIT = "train"
 _TFDS_FILES = ("dataset_info.json", "features.json")
 
 
@@ -44,7 +53,7 @@ def shard_name(dataset: str, split: str, index: int, num_shards: int) -> str:
 
 def is_records_file(name: str) -> bool:
     """Whether a file of this name in a records folder is a part of it."""
-    parts = (INFO_FILE, OFFSETS_FILE, BAD_PAIRS_FILE, *_TFDS_FILES)
+    parts = (INFO_FILE, OFFSETS_FILE, BAD_PAIRS_FILE, DUPLICATES_FILE, REPORT_FILE, *_TFDS_FILES)
     return name in parts or bool(re.fullmatch(r"\w+-\w+\.tfrecord-\d{5}-of-\d{5}", name))
 
 
@@ -56,6 +65,65 @@ class BadPairEntry:
     key: str
     error: str
     reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class DuplicateEntry:
+    """A pair whose file has the same bytes as another's.
+
+    Attributes:
+      split: Its split.
+      key: Its file name.
+      duplicate_of: ``SPLIT/KEY`` of the other.
+      dropped: Whether it was left out: it is a training pair, and the other is not.
+    """
+
+    split: str
+    key: str
+    duplicate_of: str
+    dropped: bool
+
+    @property
+    def leaks(self) -> bool:
+        """Whether training would see a picture that another split holds."""
+        return leaks(self.split, self.duplicate_of)
+
+
+_Entry = TypeVar("_Entry", BadPairEntry, DuplicateEntry)
+
+
+def leaks(split: str, duplicate_of: str) -> bool:
+    """Whether a pair of a split is a training pair that another split holds as well."""
+    return split == TRAIN_SPLIT and duplicate_of.partition("/")[0] not in ("", TRAIN_SPLIT)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recovery:
+    """How well the labels of a pair could be read back.
+
+    Attributes:
+      split: Its split.
+      key: Its file name.
+      unsure: Share of pixels where another class is nearly as likely.
+      unknown: Share of pixels whose colour is far from every class's.
+    """
+
+    split: str
+    key: str
+    unsure: float
+    unknown: float
+
+
+NUM_WORST, NUM_SAMPLES = 8, 6
+"""How many recoveries and ordinary pairs a report shows; no shard need name more."""
+
+
+def worst_recoveries(recoveries: Iterable[Recovery]) -> list[Recovery]:
+    """The `NUM_WORST` with most doubt, in order; those without any are none."""
+    doubtful = (r for r in recoveries if r.unsure or r.unknown)
+    return heapq.nsmallest(
+        NUM_WORST, doubtful, key=lambda r: (-r.unsure, -r.unknown, r.split, r.key)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,11 +139,17 @@ class ShardSummary:
       sha256: Of its bytes, hexadecimal.
       record_bytes: Size of each record in the file, framing included.
       label_pixels: Pixels of each train id, [256].
+      label_records: Records in which each train id occurs, [256].
+      unsure_pixels: Pixels where another class is nearly as likely.
+      unknown_pixels: Pixels whose colour is far from every class's.
       channel_sum: Sum of the photos' red, green and blue levels.
       channel_square_sum: Sum of their squares.
-      max_height: Of its records, in pixels.
-      max_width: Of its records, in pixels.
+      sizes: Records of each size, such as ``512x256`` (width x height).
+      codings: Records of each kind of file, such as ``JPEG 75 4:2:0``.
+      samples: File names of its first `NUM_SAMPLES` records.
+      worst: Its `worst_recoveries`.
       bad: The pairs of this shard that were left out.
+      duplicates: Its pairs that equal others; those that were dropped are in no record.
     """
 
     split: str
@@ -84,15 +158,30 @@ class ShardSummary:
     sha256: str
     record_bytes: list[int]
     label_pixels: list[int]
+    label_records: list[int]
+    unsure_pixels: int
+    unknown_pixels: int
     channel_sum: list[int]
     channel_square_sum: list[int]
-    max_height: int
-    max_width: int
+    sizes: dict[str, int]
+    codings: dict[str, int]
+    samples: list[str]
+    worst: list[Recovery]
     bad: list[BadPairEntry]
+    duplicates: list[DuplicateEntry]
 
     @property
     def num_records(self) -> int:
         return len(self.record_bytes)
+
+    @property
+    def num_dropped(self) -> int:
+        return sum(entry.dropped for entry in self.duplicates)
+
+    @property
+    def num_pairs(self) -> int:
+        """Pairs that were read, whatever became of them."""
+        return self.num_records + len(self.bad) + self.num_dropped
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))
@@ -100,7 +189,12 @@ class ShardSummary:
     @classmethod
     def from_json(cls, text: str) -> ShardSummary:
         value = json.loads(text)
-        return cls(**{**value, "bad": [BadPairEntry(**entry) for entry in value["bad"]]})
+        lists = {
+            "worst": [Recovery(**entry) for entry in value["worst"]],
+            "bad": [BadPairEntry(**entry) for entry in value["bad"]],
+            "duplicates": [DuplicateEntry(**entry) for entry in value["duplicates"]],
+        }
+        return cls(**{**value, **lists})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,22 +214,51 @@ class SplitInfo:
     Attributes:
       shards: Its files, in order.
       class_pixels: Pixels of each class, [K].
+      class_records: Records in which each class occurs, [K].
       ignored_pixels: Pixels of the ignore label.
-      max_height: Of its records, in pixels.
-      max_width: Of its records, in pixels.
+      unsure_pixels: Pixels where another class is nearly as likely.
+      unknown_pixels: Pixels whose colour is far from every class's.
+      sizes: Records of each size, ``WIDTHxHEIGHT``, the most frequent first.
+      codings: Records of each kind of file, such as ``JPEG 75 4:2:0``, likewise.
       num_bad_pairs: Pairs that were left out.
+      num_duplicates: Pairs that equal another, the dropped ones among them.
+      num_dropped_pairs: Training pairs left out as they equal one of another split.
     """
 
     shards: list[ShardInfo]
     class_pixels: list[int]
+    class_records: list[int]
     ignored_pixels: int
-    max_height: int
-    max_width: int
+    unsure_pixels: int
+    unknown_pixels: int
+    sizes: dict[str, int]
+    codings: dict[str, int]
     num_bad_pairs: int
+    num_duplicates: int
+    num_dropped_pairs: int
 
     @property
     def num_records(self) -> int:
         return sum(shard.num_records for shard in self.shards)
+
+    @property
+    def num_pairs(self) -> int:
+        """Pairs that were read, whatever became of them."""
+        return self.num_records + self.num_bad_pairs + self.num_dropped_pairs
+
+    @property
+    def num_pixels(self) -> int:
+        return sum(self.class_pixels) + self.ignored_pixels
+
+    @property
+    def max_height(self) -> int:
+        """Of its records, in pixels."""
+        return max((int(size.split("x")[1]) for size in self.sizes), default=0)
+
+    @property
+    def max_width(self) -> int:
+        """Of its records, in pixels."""
+        return max((int(size.split("x")[0]) for size in self.sizes), default=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,6 +321,23 @@ class DatasetInfo:
                 "pipeline.preprocess."
             ) from error
 
+    @property
+    def training_splits(self) -> list[SplitInfo]:
+        """The split to train on; where none is called so, all."""
+        return [self.splits[name] for name in _training_splits(self.splits)]
+
+    @property
+    def class_weights(self) -> list[float]:
+        """How much a pixel of each class may count in a training loss, [K]: the rarer, the more.
+
+        ``1 / ln(1.02 + p)`` with the class's share p of the training pixels that have a class
+        (Paszke et al. 2016, ENet): 1.4 to 50.5, so that a class of a few pixels cannot drown the
+        others. A class without a pixel weighs 0.
+        """
+        pixels = np.array([s.class_pixels for s in self.training_splits], np.int64).sum(axis=0)
+        weights = 1 / np.log(1.02 + pixels / max(pixels.sum(), 1))
+        return np.where(pixels > 0, weights, 0.0).tolist()
+
     def split(self, name: str) -> SplitInfo:
         """A split by its name.
 
@@ -222,22 +362,40 @@ def build_info(
     by_split: dict[str, list[ShardSummary]] = {}
     for summary in sorted(summaries, key=lambda s: (s.split, s.index)):
         by_split.setdefault(summary.split, []).append(summary)
-    mean, std = _channel_statistics(by_split.get("train", list(summaries)))
+    mean, std = _channel_statistics([s for n in _training_splits(by_split) for s in by_split[n]])
     splits = {split: _build_split(shards, palette) for split, shards in by_split.items()}
     return DatasetInfo(name, splits, palette, mean, std, provenance)
 
 
+def _training_splits(splits: Collection[str]) -> list[str]:
+    return [TRAIN_SPLIT] if TRAIN_SPLIT in splits else list(splits)
+
+
 def _build_split(shards: Sequence[ShardSummary], palette: Palette) -> SplitInfo:
     label_pixels = np.array([s.label_pixels for s in shards], np.int64).sum(axis=0)
+    label_records = np.array([s.label_records for s in shards], np.int64).sum(axis=0)
     class_pixels = label_pixels[: palette.num_classes]
     return SplitInfo(
         shards=[ShardInfo(s.file, s.num_records, sum(s.record_bytes), s.sha256) for s in shards],
         class_pixels=class_pixels.tolist(),
+        class_records=label_records[: palette.num_classes].tolist(),
         ignored_pixels=int(label_pixels.sum() - class_pixels.sum()),
-        max_height=max(s.max_height for s in shards),
-        max_width=max(s.max_width for s in shards),
+        unsure_pixels=sum(s.unsure_pixels for s in shards),
+        unknown_pixels=sum(s.unknown_pixels for s in shards),
+        sizes=_add_counts(s.sizes for s in shards),
+        codings=_add_counts(s.codings for s in shards),
         num_bad_pairs=sum(len(s.bad) for s in shards),
+        num_duplicates=sum(len(s.duplicates) for s in shards),
+        num_dropped_pairs=sum(s.num_dropped for s in shards),
     )
+
+
+def _add_counts(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    """Sums by name, the largest first."""
+    total: Counter[str] = Counter()
+    for part in counts:
+        total.update(part)
+    return dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _channel_statistics(shards: Sequence[ShardSummary]) -> tuple[list[float], list[float]]:
@@ -263,6 +421,45 @@ def encode_offsets(summaries: Sequence[ShardSummary]) -> bytes:
     arrays: dict[str, Any] = {split: np.concatenate(parts) for split, parts in offsets.items()}
     np.savez(buffer, **arrays)
     return buffer.getvalue()
+
+
+def in_order(entries: Iterable[_Entry]) -> list[_Entry]:
+    """Entries by split and file name."""
+    return sorted(entries, key=lambda entry: (entry.split, entry.key))
+
+
+def encode_entries(entries: Iterable[_Entry]) -> bytes:
+    """The content of `bad_pairs.jsonl` or `duplicates.jsonl`: an entry a line."""
+    return "".join(json.dumps(dataclasses.asdict(entry)) + "\n" for entry in entries).encode()
+
+
+def load_bad_pairs(data_dir: str) -> list[BadPairEntry]:
+    """The pairs that were left out, by split and name.
+
+    Raises:
+      DatasetError: Where the list is missing or damaged.
+    """
+    return _load_entries(data_dir, BAD_PAIRS_FILE, BadPairEntry)
+
+
+def load_duplicates(data_dir: str) -> list[DuplicateEntry]:
+    """The pairs that equal others, by split and name.
+
+    Raises:
+      DatasetError: Where the list is missing or damaged.
+    """
+    return _load_entries(data_dir, DUPLICATES_FILE, DuplicateEntry)
+
+
+def _load_entries(data_dir: str, name: str, kind: Callable[..., _Entry]) -> list[_Entry]:
+    path = epath.Path(data_dir) / name
+    try:
+        return [kind(**json.loads(line)) for line in path.read_text().splitlines()]
+    except (OSError, TypeError, ValueError) as error:
+        raise DatasetError(
+            f"{str(path)!r} is missing or damaged ({error!r}); write the records again with "
+            "pipeline.preprocess."
+        ) from error
 
 
 def load_info(data_dir: str) -> DatasetInfo:
@@ -328,11 +525,11 @@ def load_offsets(data_dir: str, split: str) -> np.ndarray:
         ) from error
 
 
-def write_tfds_metadata(data_dir: str, info: DatasetInfo) -> None:
-    """Makes the folder readable by `tfds.builder_from_directory`."""
+def tfds_features() -> Any:
+    """A record's fields as TensorFlow Datasets names them: a `tfds.features.FeaturesDict`."""
     import tensorflow_datasets as tfds
 
-    features = tfds.features.FeaturesDict(
+    return tfds.features.FeaturesDict(
         {
             "key": tfds.features.Text(),
             "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
@@ -341,21 +538,35 @@ def write_tfds_metadata(data_dir: str, info: DatasetInfo) -> None:
             "width": tfds.features.Scalar(dtype=np.int64),
         }
     )
-    template = tfds.core.ShardedFileTemplate(
-        data_dir=epath.Path(data_dir), dataset_name=info.name, filetype_suffix="tfrecord"
-    )
-    tfds.folder_dataset.write_metadata(
-        data_dir=data_dir,
-        features=features,
-        split_infos=[
-            tfds.core.SplitInfo(
-                name=name,
-                shard_lengths=[shard.num_records for shard in split.shards],
-                num_bytes=sum(shard.num_bytes for shard in split.shards),
-                filename_template=template.replace(split=name),
-            )
-            for name, split in info.splits.items()
-        ],
-        check_data=False,
-        description="Street photos with the train ids of their pixels.",
-    )
+
+
+def tfds_metadata(info: DatasetInfo) -> dict[str, bytes]:
+    """The files, by name, that make a records folder readable by `tfds.builder_from_directory`."""
+    import tensorflow_datasets as tfds
+
+    # Beam knows file systems that TFDS does not: it works on a local stand-in, and wants to find
+    # the shards' names there.
+    with tempfile.TemporaryDirectory(prefix="preprocess-") as folder:
+        shards = {Path(folder, s.file) for split in info.splits.values() for s in split.shards}
+        for shard in shards:
+            shard.touch()
+        template = tfds.core.ShardedFileTemplate(
+            data_dir=epath.Path(folder), dataset_name=info.name, filetype_suffix="tfrecord"
+        )
+        tfds.folder_dataset.write_metadata(
+            data_dir=folder,
+            features=tfds_features(),
+            split_infos=[
+                tfds.core.SplitInfo(
+                    name=name,
+                    shard_lengths=[shard.num_records for shard in split.shards],
+                    num_bytes=sum(shard.num_bytes for shard in split.shards),
+                    filename_template=template.replace(split=name),
+                )
+                for name, split in info.splits.items()
+            ],
+            check_data=False,
+            description="Street photos with the train ids of their pixels.",
+        )
+        written = sorted(set(Path(folder).iterdir()) - shards)
+        return {path.name: path.read_bytes() for path in written}

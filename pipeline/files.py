@@ -7,17 +7,23 @@ may be called ``data[1]``.
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 import shutil
 import uuid
 
-from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystem import CompressionTypes, FileMetadata
 from apache_beam.io.filesystems import FileSystems
 
 from pipeline.pairs import MAX_FILE_BYTES
 
 RAW = {"mime_type": "application/octet-stream", "compression_type": CompressionTypes.UNCOMPRESSED}
 """Arguments of ``FileSystems.open`` and ``create`` that leave the bytes as they are."""
+
+_USUAL_BYTES = 2**20
+
+TEMPORARY_SUFFIX = ".tmp"
+"""Of files that are being written; they get their own names when they are whole."""
 
 
 def is_local(path: str) -> bool:
@@ -30,15 +36,28 @@ def pattern_below(folder: str, pattern: str) -> str:
 
 
 def make_folder(folder: str) -> None:
-    """Makes a folder and those above it.
+    """Makes a folder and those above it, where they are not there yet.
 
     Raises:
-      OSError: Where it exists or cannot be made.
+      OSError: Where it cannot be made.
     """
     if is_local(folder):
-        os.makedirs(folder)  # Beam's would lose the number that says why it failed
-    else:
+        os.makedirs(folder, exist_ok=True)  # Beam's would lose the number that says why it failed
+    elif not FileSystems.exists(folder):
         FileSystems.mkdirs(folder)
+
+
+def match_files(folder: str, pattern: str) -> list[FileMetadata]:
+    """The files that match below a folder: path with forward slashes, size, time of last change.
+
+    Raises:
+      BeamIOError: Where the file system does not answer.
+    """
+    (match,) = FileSystems.match([pattern_below(folder, pattern)])
+    return [
+        FileMetadata(f.path.replace("\\", "/"), f.size_in_bytes, f.last_updated_in_seconds)
+        for f in match.metadata_list
+    ]
 
 
 def list_files(folder: str, pattern: str) -> list[str]:
@@ -47,22 +66,47 @@ def list_files(folder: str, pattern: str) -> list[str]:
     Raises:
       BeamIOError: Where the file system does not answer.
     """
-    (match,) = FileSystems.match([pattern_below(folder, pattern)])
-    return [found.path.replace("\\", "/") for found in match.metadata_list]
+    return [found.path for found in match_files(folder, pattern)]
 
 
 def read_bounded(path: str) -> bytes:
     """A file's bytes; of one that is too large for a pair only as many as show that it is."""
     with FileSystems.open(path, **RAW) as file:
-        return file.read(MAX_FILE_BYTES + 1)
+        data = file.read(_USUAL_BYTES)  # Python makes room for all that is asked for.
+        return (
+            data
+            if len(data) < _USUAL_BYTES
+            else data + file.read(MAX_FILE_BYTES + 1 - _USUAL_BYTES)
+        )
+
+
+def sha256(path: str) -> str:
+    """The checksum of a file's bytes, hexadecimal."""
+    digest = hashlib.sha256()
+    with FileSystems.open(path, **RAW) as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def temporary_name(path: str) -> str:
+    """A name that nobody else writes to, in the same folder."""
+    return f"{path}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
 
 
 def write_whole(path: str, data: bytes) -> None:
     """Writes a file so that a reader sees all of it or nothing."""
-    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
+    temporary = temporary_name(path)
     with FileSystems.create(temporary, **RAW) as file:
         file.write(data)
-    FileSystems.rename([temporary], [path])
+    rename(temporary, path)
+
+
+def rename(source: str, destination: str) -> None:
+    """Renames a file; one that already has the new name is replaced."""
+    if not is_local(destination) and FileSystems.exists(destination):
+        delete_files([destination])  # HDFS would refuse
+    FileSystems.rename([source], [destination])
 
 
 def delete_files(paths: list[str]) -> None:

@@ -17,7 +17,7 @@ from pipeline import augment, dataset_info
 from pipeline.dataset_info import DatasetInfo
 from pipeline.options import Augmentation
 from pipeline.palette import IGNORE_LABEL
-from pipeline.records import parse_record
+from pipeline.records import decode_label, decode_photo, parse_fields, parse_record
 
 Batch = dict[str, tf.Tensor]
 
@@ -122,11 +122,12 @@ def training_dataset(
         return reader.read(index).map(lambda data: (data, position))
 
     def decode(data: tf.Tensor, position: tf.Tensor) -> Batch:
-        example = parse_record(data)
-        example["image"], example["label"] = _augmented(
-            example, augmentation, fill, tf.stack([tf.constant(seed, tf.int64), position])
+        return _augmented(
+            parse_fields(data),
+            augmentation,
+            fill,
+            tf.stack([tf.constant(seed, tf.int64), position]),
         )
-        return example
 
     return (
         tf.data.Dataset.range(first_step * local_size, last_step * local_size)
@@ -139,22 +140,27 @@ def training_dataset(
 
 
 def _augmented(
-    example: Batch, options: Augmentation, fill: float, seed: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-    image, label = augment.random_scale_crop_flip(
-        example["image"],
-        example["label"],
+    fields: dict[str, tf.Tensor], options: Augmentation, fill: float, seed: tf.Tensor
+) -> Batch:
+    """Decodes what the crop shows of a record. Each step is done where there are fewest pixels."""
+    crop = augment.random_crop(
+        tf.cast(tf.stack([fields["height"], fields["width"]]), tf.int32),
         seed,
         crop_size=options.crop_size,
         min_scale=options.min_scale,
         max_scale=options.max_scale,
         flip=options.flip,
-        fill=fill,
     )
+    image = augment.scale_image(decode_photo(fields["image"], crop.window), crop)
     if options.color_strength:
         color_seed = tf.random.experimental.stateless_fold_in(seed, 1)
         image = augment.random_color(image, color_seed, options.color_strength)
-    return image, label
+    label = augment.scale_label(decode_label(fields["label"]), crop)
+    return {
+        "key": fields["key"],
+        "image": augment.pad(image, crop, options.crop_size, fill),
+        "label": augment.pad(label, crop, options.crop_size, IGNORE_LABEL),
+    }
 
 
 def evaluation_dataset(

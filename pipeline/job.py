@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import io
+import itertools
 import json
 import logging
 import math
@@ -14,24 +16,46 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
 
 import apache_beam as beam
 import cv2
 import numpy as np
-from apache_beam.io.filesystem import BeamIOError
+import PIL
+from apache_beam.io.filesystem import BeamIOError, FileMetadata
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from google import protobuf
 from tqdm import tqdm
 
-from pipeline import dataset_info, files, local_runner, output_folder, pairs, transforms
-from pipeline.dataset_info import DatasetInfo, ShardSummary
+from pipeline import (
+    cluster_runner,
+    dataset_info,
+    duplicates,
+    files,
+    local_runner,
+    output_folder,
+    pairs,
+    report,
+    report_page,
+    strips,
+    transforms,
+)
+from pipeline.dataset_info import TRAIN_SPLIT, DatasetInfo, ShardSummary
 from pipeline.errors import UserError
+from pipeline.output_folder import Staging
+from pipeline.pair_reader import PairReader
 from pipeline.palette import CITYSCAPES, Palette, parse_palette
+from pipeline.report import Findings
+from pipeline.strips import Strip
 
 PAIRS_PER_SHARD = 256
 """About half a second of one core's work and 10 MB: fine enough to spread, large enough to read."""
+
+_VERSIONS = {module.__name__: module.__version__ for module in (beam, cv2, np, PIL, protobuf)}
+"""Of the packages that decide over a record's bytes."""
 
 _WATCH_SECONDS = 1.0
 _LINE_SECONDS = 30.0
@@ -47,9 +71,12 @@ class JobOptions:
     name: str = "pairs"
     image_side: str = "left"
     palette: str = "cityscapes"
+    label_recovery: str = "robust"
+    ambiguous: str = "keep"
     num_shards: int | None = None
     num_workers: int = 1
     max_bad_fraction: float = 0.05
+    leakage: str = "drop"
     overwrite: bool = False
 
 
@@ -59,6 +86,9 @@ class JobError(UserError):
 
 def run(options: JobOptions, beam_arguments: Sequence[str] = ()) -> DatasetInfo:
     """Runs the job; `options.output_dir` is then complete, or as it was before.
+
+    What is finished when a job ends early, for whatever reason, stays beside `options.output_dir`.
+    The same job goes on with it; it ends with the same bytes. Another one deletes it.
 
     Args:
       options: What to read and how to write it.
@@ -75,15 +105,23 @@ def run(options: JobOptions, beam_arguments: Sequence[str] = ()) -> DatasetInfo:
         )
     beam_options = _beam_options(options.num_workers, beam_arguments)
     palette = load_palette(options.palette)
-    folders, num_pairs = _find_splits(options.input_dir)
+    folders, images = _find_splits(options.input_dir)
+    num_pairs = {split: len(found) for split, found in images.items()}
     convert = transforms.ConvertOptions(
         name=options.name,
         image_side=options.image_side,
         palette=palette,
+        label_recovery=options.label_recovery,
+        ignore_ambiguous=options.ambiguous == "ignore",
         num_shards=_shards_per_split(num_pairs, options.num_shards),
+        drop_leaks=options.leakage == "drop",
     )
+    fingerprint = _fingerprint(convert, itertools.chain(*images.values()))
     try:
-        with output_folder.replacing(options.output_dir, options.overwrite) as staging:
+        with (
+            output_folder.replacing(options.output_dir, options.overwrite, fingerprint) as staging,
+            _telling_what_is_finished(staging, sum(convert.num_shards.values())),
+        ):
             with (
                 _progress(staging, sum(num_pairs.values())),
                 _pipeline(options.num_workers, beam_options) as pipeline,
@@ -91,18 +129,21 @@ def run(options: JobOptions, beam_arguments: Sequence[str] = ()) -> DatasetInfo:
                 _ = (
                     pipeline
                     | "FindPairs" >> transforms.FindPairs(folders)
+                    | "MarkDuplicates" >> duplicates.MarkDuplicates()
                     | "WriteShards" >> transforms.WriteShards(staging, convert)
                 )
-                pipeline.run().wait_until_finish()
-            summaries = list(_read_summaries(staging, set()))
-            _check_complete(summaries, num_pairs)
+            summaries = _read_summaries(staging, set())
+            _check_complete(summaries, num_pairs, convert.num_shards)
             _check_bad(summaries, sum(num_pairs.values()), options)
+            _check_something_to_train_on(summaries)
             info = dataset_info.build_info(options.name, summaries, palette, _provenance(options))
-            _write_description(staging, info, summaries)
+            findings = _findings(info, summaries)
+            page = _report_page(findings, summaries, folders, convert)
+            _write_description(staging.records, findings, summaries, page)
     except OSError as error:
         error.filename = error.filename or options.output_dir  # A full disk does not say where.
         raise
-    print(_report(info, options.output_dir, time.monotonic() - started))
+    print(_closing_words(findings, options.output_dir, time.monotonic() - started))
     return info
 
 
@@ -159,30 +200,33 @@ def _unknown_arguments(arguments: Sequence[str]) -> list[str]:
 
 @contextmanager
 def _pipeline(num_workers: int, options: PipelineOptions) -> Iterator[beam.Pipeline]:
-    """Gives an empty pipeline, to be filled and run in the block, on this machine or elsewhere."""
-    if not options.view_as(StandardOptions).runner:
-        with local_runner.running(num_workers) as runner:
-            yield beam.Pipeline(runner, options)
+    """Gives an empty pipeline, to be filled in the block; runs it on this machine or elsewhere."""
+    if options.view_as(StandardOptions).runner:
+        with cluster_runner.running(options) as pipeline:
+            yield pipeline
         return
-    try:
-        pipeline = beam.Pipeline(options=options)
-    except (ImportError, ValueError) as error:
-        raise UserError(str(error)) from error
-    yield pipeline
+    with local_runner.running(num_workers) as runner:
+        pipeline = beam.Pipeline(runner, options)
+        yield pipeline
+        pipeline.run().wait_until_finish()
 
 
-def _find_splits(input_dir: str) -> tuple[dict[str, str], dict[str, int]]:
-    """The folder of each split, and how many pairs it holds."""
+def _find_splits(input_dir: str) -> tuple[dict[str, str], dict[str, list[FileMetadata]]]:
+    """The folder of each split, and the images in it."""
     try:
-        paths = files.list_files(input_dir.rstrip("/"), "**")
+        found = files.match_files(input_dir.rstrip("/"), "**")
     except BeamIOError as error:
         raise pairs.InputError(f"--input_dir {input_dir!r} cannot be read: {error}.") from error
-    if not paths:
+    if not found:
         raise pairs.InputError(f"--input_dir {input_dir!r} is missing or empty.")
-    folders, left_out = pairs.find_splits(paths, input_dir)
+    folders, left_out = pairs.find_splits((file.path for file in found), input_dir)
     if left_out:
         logging.warning("%d images outside %s are left out.", left_out, ", ".join(folders.values()))
-    images = Counter(path.rpartition("/")[0] for path in paths if pairs.is_image_name(path))
+    images: dict[str, list[FileMetadata]] = {folder: [] for folder in folders.values()}
+    for file in found:
+        folder = file.path.rpartition("/")[0]
+        if folder in images and pairs.is_image_name(file.path):
+            images[folder].append(file)
     return folders, {split: images[folder] for split, folder in folders.items()}
 
 
@@ -199,26 +243,68 @@ def _shards_per_split(num_pairs: dict[str, int], num_shards: int | None) -> dict
     }
 
 
-def _read_summaries(staging: str, seen: set[str]) -> Iterator[ShardSummary]:
-    """The summaries in a folder that are not yet in `seen`, which they are added to."""
-    for path in files.list_files(staging, "*" + transforms.SUMMARY_SUFFIX):
-        if path not in seen:
+def _fingerprint(convert: transforms.ConvertOptions, images: Iterable[FileMetadata]) -> str:
+    """Names all that the shards' bytes depend on: 16 hexadecimal digits.
+
+    An image that was changed shows by its size and time; our own code is taken as it stands, so
+    that nobody has to remember to count its versions.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    facts = {"options": dataclasses.asdict(convert), "versions": _VERSIONS}
+    digest.update(json.dumps(facts, sort_keys=True).encode())
+    for image in sorted(images, key=lambda image: image.path):
+        fact = (image.path, image.size_in_bytes, image.last_updated_in_seconds)
+        digest.update(repr(fact).encode())
+    for source in sorted(Path(__file__).parent.rglob("*")):
+        if source.is_file() and source.suffix != ".pyc":
+            digest.update(source.read_bytes())
+    return digest.hexdigest()
+
+
+def _read_summaries(staging: Staging, seen: set[str]) -> list[ShardSummary]:
+    """The summaries in a staging folder that are not yet in `seen`, which they are added to."""
+    summaries = []
+    for path in files.list_files(staging.work, "*" + transforms.SUMMARY_SUFFIX):
+        if path not in seen and (summary := transforms.read_summary(path)):
             seen.add(path)
-            yield ShardSummary.from_json(files.read_bounded(path).decode())
+            summaries.append(summary)
+    return summaries
 
 
 @contextmanager
-def _progress(staging: str, total: int) -> Iterator[None]:
+def _telling_what_is_finished(staging: Staging, num_shards: int) -> Iterator[None]:
+    """Says at the start what an earlier run has left, and after a fault what this one leaves."""
+    if count := len(_read_summaries(staging, set())):
+        print(
+            f"Going on with an earlier run: {count} of {num_shards} shards are there.",
+            file=sys.stderr,
+        )
+    try:
+        yield
+    except BaseException:
+        if count := len(_read_summaries(staging, set())):
+            print(
+                f"{count} of {num_shards} shards are finished and stay in {staging.records!r}; the "
+                "same command goes on with them.",
+                file=sys.stderr,
+            )
+        raise
+
+
+@contextmanager
+def _progress(staging: Staging, total: int) -> Iterator[None]:
     """Shows how many pairs are done, shard by shard, while the pipeline runs anywhere."""
     stop = threading.Event()
-    with tqdm(total=total, unit="pair", desc="preprocess", disable=not sys.stderr.isatty()) as bar:
+    seen: set[str] = set()
+    done = sum(summary.num_pairs for summary in _read_summaries(staging, seen))
+    hidden = not sys.stderr.isatty()
+    with tqdm(total=total, initial=done, unit="pair", desc="preprocess", disable=hidden) as bar:
 
         def watch() -> None:
-            seen: set[str] = set()
-            done, last_line = 0, time.monotonic()
+            nonlocal done
+            last_line = time.monotonic()
             while not stop.wait(_WATCH_SECONDS):
-                new = list(_read_summaries(staging, seen))
-                count = sum(summary.num_records + len(summary.bad) for summary in new)
+                count = sum(summary.num_pairs for summary in _read_summaries(staging, seen))
                 done += count
                 bar.update(count)
                 if bar.disable and time.monotonic() - last_line > _LINE_SECONDS:
@@ -235,38 +321,82 @@ def _progress(staging: str, total: int) -> Iterator[None]:
             thread.join()
 
 
-def _check_complete(summaries: Sequence[ShardSummary], num_pairs: dict[str, int]) -> None:
+def _check_complete(
+    summaries: Sequence[ShardSummary], num_pairs: dict[str, int], num_shards: dict[str, int]
+) -> None:
     """Holds what was written against what was found, split by split."""
+    shards = Counter(summary.split for summary in summaries)
     done: Counter[str] = Counter()
     for summary in summaries:
-        done[summary.split] += summary.num_records + len(summary.bad)
+        done[summary.split] += summary.num_pairs
     for split, expected in num_pairs.items():
-        if done[split] != expected:
+        if done[split] != expected or shards[split] != num_shards[split]:
             raise JobError(
                 f"Split {split!r}: {expected} pairs were found, but {done[split]} came out of the "
-                "job. Nothing was published; did files change while it ran?"
+                f"job, in {shards[split]} of {num_shards[split]} shards. Nothing was published; "
+                "did files change while it ran?"
             )
 
 
 def _check_bad(summaries: Sequence[ShardSummary], total: int, options: JobOptions) -> None:
-    bad = [entry for summary in summaries for entry in summary.bad]
+    bad = dataset_info.in_order(entry for summary in summaries for entry in summary.bad)
     if len(bad) <= options.max_bad_fraction * total and len(bad) < total:
         return
     path = f"{options.output_dir.rstrip('/')}.{dataset_info.BAD_PAIRS_FILE}"
-    files.write_whole(path, _bad_pairs_lines(summaries))
+    files.write_whole(path, dataset_info.encode_entries(bad))
+    (kind, count), *_ = Counter(entry.error for entry in bad).most_common()
+    first = next(entry for entry in bad if entry.error == kind)
     raise JobError(
         f"{len(bad)} of {total} pairs are bad, more than --max_bad_fraction="
-        f"{options.max_bad_fraction:g} allows; the first: {bad[0].split}/{bad[0].key}: "
-        f"{bad[0].reason}. All of them: {path}. Nothing else was written."
+        f"{options.max_bad_fraction:g} allows; {count} are {kind}, the first: "
+        f"{first.split}/{first.key}: {first.reason}. All of them: {path}. Nothing was published."
     )
 
 
-def _bad_pairs_lines(summaries: Sequence[ShardSummary]) -> bytes:
-    entries = sorted(
-        (entry for summary in summaries for entry in summary.bad),
-        key=lambda entry: (entry.split, entry.key),
+def _check_something_to_train_on(summaries: Sequence[ShardSummary]) -> None:
+    training = [summary for summary in summaries if summary.split == TRAIN_SPLIT]
+    dropped = [entry for summary in training for entry in summary.duplicates if entry.dropped]
+    if dropped and not any(summary.num_records for summary in training):
+        first = dataset_info.in_order(dropped)[0]
+        raise JobError(
+            f"All {len(dropped)} usable pairs of {TRAIN_SPLIT!r} are in another split, too (the "
+            f"first, {first.key}, is {first.duplicate_of}): nothing is left to train on. Name "
+            "another --input_dir, or keep them with --leakage=keep. Nothing was published."
+        )
+
+
+def _findings(info: DatasetInfo, summaries: Sequence[ShardSummary]) -> Findings:
+    return Findings(
+        info,
+        dataset_info.in_order(entry for summary in summaries for entry in summary.bad),
+        dataset_info.in_order(entry for summary in summaries for entry in summary.duplicates),
     )
-    return "".join(json.dumps(dataclasses.asdict(entry)) + "\n" for entry in entries).encode()
+
+
+def _report_page(
+    findings: Findings,
+    summaries: Sequence[ShardSummary],
+    folders: dict[str, str],
+    convert: transforms.ConvertOptions,
+) -> str:
+    """The page for people; the few pairs that it shows are read once more, here."""
+    read_pair = PairReader(
+        convert.palette, convert.image_side, convert.label_recovery, convert.ignore_ambiguous
+    )
+
+    def draw(split: str, key: str) -> Strip:
+        try:
+            pair = read_pair(files.read_bounded(f"{folders[split]}/{key}"))
+        except pairs.BadPair as error:
+            raise JobError(f"{split}/{key} changed while the job ran: {error}.") from error
+        return strips.make_strip(split, key, pair, convert.palette)
+
+    samples, worst = strips.choose(summaries)
+    return report_page.as_page(
+        findings,
+        samples=[draw(split, key) for split, key in samples],
+        worst=[draw(recovery.split, recovery.key) for recovery in worst],
+    )
 
 
 def _provenance(options: JobOptions) -> dict[str, object]:
@@ -275,47 +405,36 @@ def _provenance(options: JobOptions) -> dict[str, object]:
         "image_side": options.image_side,
         "palette": options.palette,
         "num_shards": options.num_shards,
-        "label_recovery": "nearest",
-        "versions": {module.__name__: module.__version__ for module in (beam, cv2, np)},
+        "leakage": options.leakage,
+        "label_recovery": options.label_recovery,
+        "ambiguous": options.ambiguous,
+        "versions": _VERSIONS,
     }
 
 
-def _write_description(staging: str, info: DatasetInfo, summaries: Sequence[ShardSummary]) -> None:
+def _write_description(
+    folder: str, findings: Findings, summaries: Sequence[ShardSummary], page: str
+) -> None:
     """Writes all that stands beside the shards; the file that makes it a data set comes last."""
-    dataset_info.write_tfds_metadata(staging, info)
-    for name, data in (
-        (dataset_info.BAD_PAIRS_FILE, _bad_pairs_lines(summaries)),
-        (dataset_info.OFFSETS_FILE, dataset_info.encode_offsets(summaries)),
-        (dataset_info.INFO_FILE, info.to_json().encode()),
-    ):
-        files.write_whole(FileSystems.join(staging, name), data)
-    files.delete_files(files.list_files(staging, "*" + transforms.SUMMARY_SUFFIX))
+    described = {
+        **dataset_info.tfds_metadata(findings.info),
+        dataset_info.BAD_PAIRS_FILE: dataset_info.encode_entries(findings.bad),
+        dataset_info.DUPLICATES_FILE: dataset_info.encode_entries(findings.duplicates),
+        dataset_info.OFFSETS_FILE: dataset_info.encode_offsets(summaries),
+        dataset_info.REPORT_FILE: page.encode(),
+        dataset_info.INFO_FILE: findings.info.to_json().encode(),
+    }
+    for name, data in described.items():
+        files.write_whole(FileSystems.join(folder, name), data)
 
 
-def _report(info: DatasetInfo, output_dir: str, seconds: float) -> str:
-    """The closing table: pairs, then the share of each class in each split."""
-    names = list(info.splits)
-    splits = list(info.splits.values())
-    rows: list[tuple[str, list[str]]] = [
-        ("pairs read", [f"{s.num_records + s.num_bad_pairs:,}" for s in splits]),
-        ("written", [f"{s.num_records:,}" for s in splits]),
-        ("bad", [f"{s.num_bad_pairs:,}" for s in splits]),
-        ("shards", [f"{len(s.shards):,}" for s in splits]),
-        ("megabytes", [f"{sum(h.num_bytes for h in s.shards) / 1e6:,.1f}" for s in splits]),
-        ("pixels of", ["" for _ in splits]),
-    ]
-    classes = [*info.palette.class_names, "(ignored)"]
-    for index, name in enumerate(classes):
-        shares = []
-        for split in splits:
-            pixels = [*split.class_pixels, split.ignored_pixels]
-            shares.append(f"{pixels[index] / max(sum(pixels), 1):.3%}")
-        rows.append((f"  {name}", shares))
-    lines = [f"{'':<16}" + "".join(f"{name:>12}" for name in names)]
-    lines += [f"{title:<16}" + "".join(f"{cell:>12}" for cell in cells) for title, cells in rows]
-    total = sum(split.num_records for split in splits)
-    lines.append(f"{total:,} records in {seconds:.1f} s ({total / seconds:,.0f} a second).")
-    if any(split.num_bad_pairs for split in splits):
-        lines.append(f"Bad pairs, each with its reason: {output_dir}/{dataset_info.BAD_PAIRS_FILE}")
-    lines.append(f"Records: {output_dir}")
-    return "\n".join(lines)
+def _closing_words(findings: Findings, output_dir: str, seconds: float) -> str:
+    total = sum(split.num_records for split in findings.info.splits.values())
+    return "\n".join(
+        [
+            report.as_text(findings),
+            f"{total:,} records in {seconds:.1f} s ({total / seconds:,.0f} a second).",
+            f"With pictures: {output_dir.rstrip('/')}/{dataset_info.REPORT_FILE}",
+            f"Records: {output_dir}",
+        ]
+    )

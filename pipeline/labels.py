@@ -1,13 +1,16 @@
-"""Colour mask -> train ids, and how far its colours were from the palette's."""
+"""Colour mask -> train ids, where they are in doubt, and how far its colours were off."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
+from typing import Protocol
 
 import cv2
 import numpy as np
 
+from pipeline import jpeg, mask_fit
 from pipeline.pairs import BadPair
 from pipeline.palette import Palette
 
@@ -16,9 +19,38 @@ UNKNOWN_DISTANCE = 32
 
 MAX_UNKNOWN_FRACTION = 0.3
 
+SURE_MARGIN = 20.0
+"""Energy by which a fitted label must beat the second best to be sure: e^10 times likelier."""
+
+_CUBE = 32
+"""Side of the cubes of colours in which `_nearest_rows` searches, in levels."""
+
 
 class UnknownColors(BadPair):
     """A mask whose colours are not the palette's."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ColorMask:
+    """A mask as it came.
+
+    Attributes:
+      pixels: uint8 [H, W, 3], RGB.
+      file: The bytes of the JPEG or PNG that it was cut from.
+      coding: How that was coded, where it is a YCbCr JPEG.
+      left: Its first column there.
+    """
+
+    pixels: np.ndarray
+    file: bytes
+    coding: jpeg.Coding | None
+    left: int
+
+    @classmethod
+    def of_pair(cls, pixels: np.ndarray, file: bytes, image_side: str) -> ColorMask:
+        """The half of a pair that `pairs.split_pair` gave."""
+        left = pixels.shape[1] if image_side == "left" else 0
+        return cls(pixels, file, jpeg.read_coding(file), left)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,69 +59,149 @@ class RecoveredLabels:
 
     Attributes:
       train_ids: uint8 [H, W].
+      unsure: bool [H, W]: where another class is nearly as likely.
       unknown_fraction: Share of pixels further than `UNKNOWN_DISTANCE` from every colour.
     """
 
     train_ids: np.ndarray
+    unsure: np.ndarray
     unknown_fraction: float
 
 
-class NearestColor:
-    """Gives each pixel the train id of the palette colour nearest in RGB.
+class LabelReader(Protocol):
+    """Reads labels back from masks in the colours of the palette it was made with."""
 
-    An exact table over all 2**24 colours: built once (about a second, 32 MiB), then two look-ups
-    a pixel; colours that are exactly the palette's, as in PNG masks, come back exactly.
-    """
+    def __init__(self, palette: Palette) -> None: ...
 
-    def __init__(self, palette: Palette) -> None:
-        index, self._distance = _nearest_tables(palette.colors.tobytes())
-        self._train_id = palette.train_ids[index]
-        self._palette_name = palette.name
-
-    def __call__(self, mask: np.ndarray) -> RecoveredLabels:
+    def __call__(self, mask: ColorMask) -> RecoveredLabels:
         """Reads labels back.
-
-        Args:
-          mask: uint8 [H, W, 3], RGB.
 
         Raises:
           UnknownColors: Where over `MAX_UNKNOWN_FRACTION` of the pixels are of unknown colour.
         """
-        code = _rgb_code(mask)
-        unknown = np.count_nonzero(self._distance[code] > UNKNOWN_DISTANCE) / code.size
-        if unknown > MAX_UNKNOWN_FRACTION:
+
+
+class NearestColor:
+    """A `LabelReader` that gives each pixel the train id of the colour nearest in RGB.
+
+    An exact table over all 2**24 colours: built once (16 MiB), then one look-up
+    a pixel; colours that are exactly the palette's, as in PNG masks, come back exactly.
+    """
+
+    def __init__(self, palette: Palette) -> None:
+        self._nearest = _NearestTable(
+            palette.colors.astype(np.float64), np.ones(3), palette.train_ids
+        )
+        self._palette = palette
+
+    def __call__(self, mask: ColorMask) -> RecoveredLabels:
+        return self.read_pixels(mask.pixels)
+
+    def read_pixels(self, pixels: np.ndarray) -> RecoveredLabels:
+        """Reads the labels of uint8 [H, W, 3], RGB, wherever it comes from.
+
+        Raises:
+          UnknownColors: Where over `MAX_UNKNOWN_FRACTION` of the pixels are of unknown colour.
+        """
+        train_ids, unknown = self._nearest(pixels)
+        fraction = np.count_nonzero(unknown) / unknown.size
+        if fraction > MAX_UNKNOWN_FRACTION:
             raise UnknownColors(
-                f"{unknown:.0%} of the mask's pixels are far from every colour of palette "
-                f"{self._palette_name!r}; is the mask on the other side, or the palette another?"
+                f"{fraction:.0%} of the mask's pixels are far from every colour of palette "
+                f"{self._palette.name!r}; is it painted in another palette's colours?"
             )
-        return RecoveredLabels(self._train_id[code], unknown)
+        return RecoveredLabels(train_ids, unknown, fraction)
 
 
-def _rgb_code(pixels: np.ndarray) -> np.ndarray:
-    """Each pixel's colour as one number, red * 65536 + green * 256 + blue: uint32 [H, W]."""
-    bgra = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGRA)
-    return bgra.view("<u4")[..., 0] & 0xFFFFFF
+class FittedColors:
+    """A `LabelReader` that finds the labels which, coded as the mask was, come nearest to it.
+
+    Masks that are no YCbCr JPEGs are read by `NearestColor`. For the algorithm see
+    `pipeline.mask_fit`.
+    """
+
+    def __init__(self, palette: Palette) -> None:
+        self._colors = jpeg.to_luma_and_chroma(palette.colors)
+        rows = np.arange(len(self._colors), dtype=np.min_scalar_type(len(self._colors) - 1))
+        self._start = _NearestTable(self._colors, mask_fit.LUMA_FIRST, rows)
+        self._nearest = NearestColor(palette)
+        self._train_ids = palette.train_ids
+
+    def __call__(self, mask: ColorMask) -> RecoveredLabels:
+        nearest = self._nearest(mask)
+        if mask.coding is None:
+            return nearest
+        planes = jpeg.decode_planes(mask.file, mask.coding)
+        width = mask.pixels.shape[1]
+        start, doubtful = self._start(planes.upsampled()[:, mask.left : mask.left + width])
+        index, margin = mask_fit.fit(planes, mask.left, start, doubtful, self._colors)
+        return RecoveredLabels(
+            self._train_ids[index], margin < SURE_MARGIN, nearest.unknown_fraction
+        )
 
 
-@functools.lru_cache(maxsize=2)
-def _nearest_tables(colors: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Index of and distance to the nearest colour, for every RGB code.
+READERS: dict[str, type[LabelReader]] = {"robust": FittedColors, "nearest": NearestColor}
+"""Ways to read labels back, by the name of the flag's value."""
+
+
+class _NearestTable:
+    """Looks up what stands for the nearest of some colours, and whether that is far."""
+
+    def __init__(self, colors: np.ndarray, weights: np.ndarray, values: np.ndarray) -> None:
+        """Takes colours [N, 3], 0 to 255, weights of squared differences [3] and values [N]."""
+        scaled = colors * np.sqrt(weights)
+        self._rows = _nearest_rows(scaled.tobytes(), np.sqrt(weights).tobytes())
+        self._num_colors = len(colors)
+        self._values = np.tile(values, 2)
+        if self._rows.dtype == np.uint8:  # as cv2.LUT wants it
+            self._values = np.resize(self._values, 256)
+
+    def __call__(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The value of the nearest colour and whether it is far, bool, for uint8 [H, W, 3]."""
+        rows = self._rows.take(_code(pixels), mode="clip")  # none is out of range: just quicker
+        # cv2.LUT takes a tenth of the time, but knows bytes only.
+        look_up = cv2.LUT if rows.dtype == np.uint8 else _take
+        return look_up(rows, self._values), rows >= self._num_colors
+
+
+def _take(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
+    return values.take(rows)
+
+
+def _code(pixels: np.ndarray) -> np.ndarray:
+    """Three channels as one number, the first times 65536: uint32 [H, W]."""
+    reversed_ = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGRA)
+    return reversed_.view("<u4")[..., 0] & 0xFFFFFF
+
+
+@functools.lru_cache(maxsize=4)
+def _nearest_rows(points: bytes, scales: bytes) -> np.ndarray:
+    """The row of the nearest point for every code; N more than that where it is far.
 
     Args:
-      colors: uint8 [N, 3] as bytes.
+      points: float64 [N, 3] as bytes, the channels scaled.
+      scales: float64 [3] as bytes, the channels' scales.
 
     Returns:
-      Two [2**24], the distances uint8: they are rounded and end at 255.
+      Unsigned [2**24]; one number and not two, as looking up takes most of the time of reading.
     """
-    palette = np.frombuffer(colors, np.uint8).reshape(-1, 3).astype(np.int32)
-    levels = np.arange(256, dtype=np.int32)
-    red, green, blue = ((levels[:, None] - palette[:, c]) ** 2 for c in range(3))
-    green_blue = (green[:, None] + blue[None, :]).reshape(65536, -1)
-    index = np.empty((256, 65536), np.min_scalar_type(len(palette) - 1))
-    distance = np.empty((256, 65536), np.uint8)
-    for level in range(256):
-        squared = green_blue + red[level]
-        index[level] = squared.argmin(axis=-1)
-        nearest = squared[np.arange(65536), index[level]]
-        distance[level] = np.minimum(np.rint(np.sqrt(nearest)), 255)
-    return index.reshape(-1), distance.reshape(-1)
+    targets = np.frombuffer(points).reshape(-1, 3)
+    levels = np.arange(256)[:, None] * np.frombuffer(scales)
+    squares = ((levels[:, None] - targets) ** 2).astype(np.float32)  # level, target, channel
+    rows = np.empty((256, 256, 256), np.min_scalar_type(2 * len(targets) - 1))
+    for corner in itertools.product(range(0, 256, _CUBE), repeat=3):
+        cube = tuple(slice(start, start + _CUBE) for start in corner)
+        first, second, third = (squares[part, :, c].T for c, part in enumerate(cube))
+        # Most targets can be nearest nowhere in the cube: another one's farthest is nearer.
+        low = second.min(axis=1) + third.min(axis=1) + first.min(axis=1)
+        high = second.max(axis=1) + third.max(axis=1) + first.max(axis=1)
+        nearest = np.full((_CUBE, _CUBE, _CUBE), np.inf, np.float32)
+        row_of_nearest = np.empty(nearest.shape, rows.dtype)
+        for row in np.flatnonzero(low <= high.min()):
+            squared = second[row][:, None] + third[row] + first[row][:, None, None]
+            nearer = squared < nearest
+            np.copyto(nearest, squared, where=nearer)
+            np.copyto(row_of_nearest, rows.dtype.type(row), where=nearer)
+        far = nearest > UNKNOWN_DISTANCE**2
+        rows[cube] = row_of_nearest + rows.dtype.type(len(targets)) * far
+    return rows.reshape(-1)

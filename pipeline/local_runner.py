@@ -56,7 +56,7 @@ def running(num_workers: int) -> Iterator[FnApiRunner]:
     except Exception as error:
         if "KeyboardInterrupt [while running" in str(error):
             raise KeyboardInterrupt from error
-        if cause := _os_error_in(str(error)):
+        if cause := os_error_in(str(error)):
             raise cause from error
         raise
     finally:
@@ -121,7 +121,7 @@ def _noticing_deaths(lifeline: Path) -> Iterator[None]:
         threading.excepthook = hook
 
 
-def _os_error_in(text: str) -> OSError | None:
+def os_error_in(text: str) -> OSError | None:
     """The last error of the operating system that a text tells of."""
     found = re.findall(r"\[Errno (\d+)\] [^'\[\n]*(?:'([^'\n]+)')?", text)
     if not found:

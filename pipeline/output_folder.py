@@ -1,42 +1,68 @@
-"""Output folders that appear whole or not at all, on any file system that Beam knows."""
+"""Output folders that appear whole or not at all, on any file system that Beam knows.
+
+While a job works, all that it writes is in a folder beside its output:
+
+    OUTPUT.incomplete/lock                  held while a job lives; on local disks only
+    OUTPUT.incomplete/FINGERPRINT/records/  what becomes OUTPUT
+    OUTPUT.incomplete/FINGERPRINT/work/     what only the job needs, such as half-written files
+
+The fingerprint names all that the output depends on. So a job finds again what the same job left
+when it ended early, and never takes another's for its own, nor do workers that outlive their job
+write into another's.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
-import glob
 import os
 import re
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
+from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 
 from pipeline import files
 from pipeline.dataset_info import INFO_FILE, is_records_file
 from pipeline.errors import UserError
 
-_STAGING = ".incomplete-"
-
 
 class OutputFolderError(UserError):
     """An output folder that must not be written to."""
 
 
-@contextmanager
-def replacing(output_dir: str, overwrite: bool) -> Iterator[str]:
-    """Gives a staging folder whose content becomes `output_dir` when the block ends well.
+@dataclasses.dataclass(frozen=True)
+class Staging:
+    """Where a job writes until its output is whole.
 
-    On a local disk the staging folder is renamed. An object store has no such step: there the
-    files are moved one by one, and last the one that readers take for the sign of a whole folder.
+    Attributes:
+      records: The folder that becomes the output.
+      work: The folder of what only the job needs.
+    """
+
+    records: str
+    work: str
+
+
+@contextmanager
+def replacing(output_dir: str, overwrite: bool, fingerprint: str) -> Iterator[Staging]:
+    """Gives folders to write to, one of which becomes `output_dir` when the block ends well.
+
+    When it does not, they stay, and the next job of the same fingerprint is given them again; a
+    job of another one deletes them. On a local disk the folder is renamed. An object store has no
+    such step, and no locks: there the files are copied one by one, and last the one that readers
+    take for the sign of a whole folder; and two jobs at once are not noticed. Of the same
+    fingerprint they write the same bytes; of two, the later one deletes what the earlier one
+    writes, which then fails.
 
     Args:
       output_dir: The folder to make.
       overwrite: Whether records that stand there may be replaced.
+      fingerprint: Of all that the output depends on, 16 hexadecimal digits.
 
     Yields:
-      The staging folder, beside `output_dir`. Its name is new each time: a worker that outlives
-      its killed job cannot write into the next one's.
+      The folders, with what an earlier job of this fingerprint has finished.
 
     Raises:
       OutputFolderError: Where `output_dir` holds something that must be kept, or another job is
@@ -44,41 +70,81 @@ def replacing(output_dir: str, overwrite: bool) -> Iterator[str]:
     """
     if files.is_local(output_dir):
         output_dir = os.path.realpath(output_dir)  # rename would replace a link, not its target
+        _check_is_folder(output_dir)
     output_dir = output_dir.rstrip("/")
     replaced = f"{output_dir}.replaced"
-    _recover(output_dir, replaced)
-    _check_replaceable(output_dir, overwrite)
-    for leftover in _leftovers(output_dir):
-        with _locked(leftover):
-            files.delete_folder(leftover)
-    staging = output_dir + _STAGING + uuid.uuid4().hex[:8]
-    files.make_folder(staging)
-    with _locked(staging):
-        try:
-            yield staging
-            _publish(staging, output_dir, replaced)
-        except BaseException:
-            files.delete_folder(staging)
-            raise
+    incomplete = f"{output_dir}.incomplete"
+    with _locked(incomplete):
+        _recover(output_dir, replaced)
+        _check_replaceable(output_dir, overwrite, _stagings(incomplete))
+        for other in _stagings(incomplete):
+            if other != fingerprint:
+                files.delete_folder(f"{incomplete}/{other}")
+        folder = f"{incomplete}/{fingerprint}"
+        staging = Staging(f"{folder}/records", f"{folder}/work")
+        files.make_folder(staging.records)
+        files.make_folder(staging.work)
+        with suppress(BeamIOError):  # a worker that outlives its job may be quicker
+            files.delete_files(files.list_files(staging.work, f"*{files.TEMPORARY_SUFFIX}"))
+        yield staging
+        _publish(staging.records, output_dir, replaced)
+        files.delete_folder(folder)
+
+
+def _check_is_folder(output_dir: str) -> None:
+    if os.path.exists(output_dir) and not os.path.isdir(output_dir):
+        raise OutputFolderError(f"--output_dir {output_dir!r} is a file; name a folder.")
+    if os.path.ismount(output_dir):
+        raise OutputFolderError(
+            f"--output_dir {output_dir!r} is where a file system is mounted and cannot be "
+            "replaced in one step; name a folder in it."
+        )
 
 
 @contextmanager
-def _locked(staging: str) -> Iterator[None]:
-    """Holds a local staging folder; the operating system lets go of it when this process ends."""
-    if not files.is_local(staging):
+def _locked(incomplete: str) -> Iterator[None]:
+    """Holds a local folder; the operating system lets go of it when this process ends.
+
+    The folder is made before and, where nothing of use is left in it, deleted after.
+    """
+    if not files.is_local(incomplete):
         yield
         return
-    descriptor = os.open(staging, os.O_RDONLY)
+    os.makedirs(incomplete, exist_ok=True)
+    lock = f"{incomplete}/lock"
+    # A file and open for writing: NFS locks nothing else.
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise OutputFolderError(
-            f"Another job is writing to this --output_dir (its files are in {staging!r}). Wait "
-            "for it, or name another folder."
-        ) from error
+        _take(descriptor, incomplete)
+        try:
+            yield
+        finally:
+            for staging in _stagings(incomplete):
+                if not _entries(f"{incomplete}/{staging}/records"):
+                    files.delete_folder(f"{incomplete}/{staging}")
+            os.unlink(lock)
+            with suppress(OSError):  # it holds finished shards, or something of the user's
+                os.rmdir(incomplete)
     finally:
         os.close(descriptor)
+
+
+def _take(descriptor: int, incomplete: str) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.fstat(descriptor).st_nlink:
+            raise BlockingIOError("its holder has deleted it since it was opened")
+    except BlockingIOError as error:
+        raise OutputFolderError(
+            f"Another job is writing to this --output_dir (its files are in {incomplete!r}). Wait "
+            "for it, or name another folder."
+        ) from error
+
+
+def _stagings(incomplete: str) -> list[str]:
+    """The fingerprints of the jobs that have left something."""
+    names = {entry.split("/")[0] for entry in _entries(incomplete)}
+    return sorted(name for name in names if re.fullmatch("[0-9a-f]{16}", name))
 
 
 def _recover(output_dir: str, replaced: str) -> None:
@@ -92,27 +158,9 @@ def _recover(output_dir: str, replaced: str) -> None:
         os.rename(replaced, output_dir)
 
 
-def _leftovers(output_dir: str) -> list[str]:
-    """Staging folders of jobs that were killed."""
-    if files.is_local(output_dir):
-        return glob.glob(glob.escape(output_dir + _STAGING) + "[0-9a-f]" * 8)
-    parent, name = FileSystems.split(output_dir)
-    staging = re.compile(re.escape(FileSystems.join(parent, name) + _STAGING) + "[0-9a-f]{8}(?=/)")
-    paths = files.list_files(parent, f"{glob.escape(name + _STAGING)}*/**")
-    return sorted({match.group() for match in map(staging.match, paths) if match})
-
-
-def _check_replaceable(output_dir: str, overwrite: bool) -> None:
-    if files.is_local(output_dir):
-        if os.path.exists(output_dir) and not os.path.isdir(output_dir):
-            raise OutputFolderError(f"--output_dir {output_dir!r} is a file; name a folder.")
-        if os.path.ismount(output_dir):
-            raise OutputFolderError(
-                f"--output_dir {output_dir!r} is where a file system is mounted and cannot be "
-                "replaced in one step; name a folder in it."
-            )
+def _check_replaceable(output_dir: str, overwrite: bool, stagings: list[str]) -> None:
     entries = _entries(output_dir)
-    if not entries:
+    if not entries or _is_half_published(output_dir, entries, stagings):
         return
     if not overwrite:
         raise OutputFolderError(
@@ -125,6 +173,16 @@ def _check_replaceable(output_dir: str, overwrite: bool) -> None:
             "--overwrite will not delete it. Name another folder."
         )
     _check_only_records(output_dir, "--output_dir")
+
+
+def _is_half_published(output_dir: str, entries: list[str], stagings: list[str]) -> bool:
+    """Whether a job was killed while it published to an object store, which takes a while."""
+    return (
+        not files.is_local(output_dir)
+        and bool(stagings)
+        and INFO_FILE not in entries
+        and all(map(is_records_file, entries))
+    )
 
 
 def _check_only_records(folder: str, what: str) -> None:
@@ -143,12 +201,14 @@ def _entries(folder: str) -> list[str]:
     return [path[len(folder) + 1 :] for path in files.list_files(folder, "**")]
 
 
-def _publish(staging: str, output_dir: str, replaced: str) -> None:
+def _publish(records: str, output_dir: str, replaced: str) -> None:
+    """Makes the records folder the output, without what a killed job half wrote in it."""
+    files.delete_files([f"{records}/{n}" for n in _entries(records) if not is_records_file(n)])
     if files.is_local(output_dir):
         if os.path.exists(output_dir):
             os.rename(output_dir, replaced)
         try:
-            os.rename(staging, output_dir)
+            os.rename(records, output_dir)
         except BaseException:
             _recover(output_dir, replaced)
             raise
@@ -158,6 +218,7 @@ def _publish(staging: str, output_dir: str, replaced: str) -> None:
     # The sign goes first, so that no reader takes a mixture of old and new for whole.
     for path in sorted(old, key=lambda path: not path.endswith(INFO_FILE)):
         files.delete_files([path])
-    new = files.list_files(staging, "*")
+    new = files.list_files(records, "*")
+    # Copied, not moved: killed on the way, the next job finds all of them and copies again.
     for path in sorted(new, key=lambda path: path.endswith(INFO_FILE)):
-        FileSystems.rename([path], [FileSystems.join(output_dir, FileSystems.split(path)[1])])
+        FileSystems.copy([path], [FileSystems.join(output_dir, FileSystems.split(path)[1])])

@@ -63,11 +63,16 @@ class FoundPair:
       split: The name of its folder.
       key: Its file name, unique within the split.
       path: Where it is.
+      num_bytes: The file's size.
+      duplicate_of: ``SPLIT/KEY`` of the pair whose file has the same bytes; empty where there is
+        none, or this one is the first of them.
     """
 
     split: str
     key: str
     path: str
+    num_bytes: int
+    duplicate_of: str = ""
 
 
 def find_splits(paths: Iterable[str], input_dir: str) -> tuple[dict[str, str], int]:

@@ -49,6 +49,17 @@ def records_dir(pairs_dir, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def many_pairs(pairs_dir, tmp_path_factory) -> Path:
+    """Enough pairs for a job of about a second, as links to a few."""
+    folder = tmp_path_factory.mktemp("many")
+    for path in pairs_dir.rglob("*.jpg"):
+        (folder / path.parent.name).mkdir(exist_ok=True)
+        for copy in range(40):
+            os.link(path, folder / path.parent.name / f"{copy}_{path.name}")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def run_command() -> Callable[..., subprocess.CompletedProcess]:
     """Runs ``python -m module *args`` from the repository's root and returns what came of it."""
 

@@ -1,6 +1,7 @@
 """The walls between the rooms: what each module may import, read from its source and when run."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 OURS = ("pipeline", "model", "trainer")
 
-BEAM_SIDE = {"files", "transforms", "preprocess", "job", "output_folder", "local_runner"}
-BEAM_SIDE = {f"pipeline.{name}" for name in (*BEAM_SIDE, "local_worker")}
+RUNNERS = {"local_runner", "local_worker", "cluster_runner", "cluster_worker"}
+BEAM_SIDE = {"files", "transforms", "duplicates", "preprocess", "job", "output_folder", *RUNNERS}
+BEAM_SIDE = {f"pipeline.{name}" for name in BEAM_SIDE}
 READING = {"pipeline.input_fn", "pipeline.augment"}
 HEAVY = {"tensorflow", "keras", "apache_beam", "tensorflow_datasets", "torch"}
 
@@ -118,6 +120,11 @@ def test_the_pipeline_knows_no_model_and_no_trainer(module):
         ("pipeline.palette", {"numpy"}),
         ("pipeline.pairs", {"numpy", "cv2", "PIL"}),
         ("pipeline.labels", {"numpy", "cv2"}),
+        ("pipeline.pair_reader", {"numpy"}),
+        ("pipeline.strips", {"numpy", "cv2"}),
+        ("pipeline.report", set()),
+        ("pipeline.report_page", set()),
+        ("pipeline.inspect", {"absl"}),
         ("pipeline.records", {"numpy", "cv2", "google", "google_crc32c", "tensorflow"}),
         ("pipeline.cli", {"absl"}),
         ("pipeline.dataset_info", {"numpy", "etils", "tensorflow_datasets"}),
@@ -137,9 +144,11 @@ def test_packages_from_outside(module, allowed):
         ("pipeline.transforms", {"apache_beam"}),
         ("pipeline.job", {"apache_beam"}),
         ("pipeline.local_worker", set()),
+        ("pipeline.cluster_worker", {"apache_beam"}),
         ("pipeline.preprocess", set()),
         ("pipeline.synthesize", set()),
         ("pipeline.dataset_info", set()),
+        ("pipeline.inspect", set()),
         ("trainer.task", set()),
         ("trainer.config", set()),
         ("trainer.training", {"tensorflow", "keras"}),
@@ -151,3 +160,16 @@ def test_what_is_really_loaded(module, heavy):
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert set(done.stdout.split()) & HEAVY == heavy
+
+
+def test_no_process_of_a_job_imports_tensorflow(pairs_dir, run_command, tmp_path):
+    """Neither the command nor its workers: a TensorFlow that would tell of it stands before."""
+    told = tmp_path / "told"
+    (tmp_path / "tensorflow").mkdir()
+    (tmp_path / "tensorflow" / "__init__.py").write_text(f"open({str(told)!r}, 'w')")
+    done = run_command(
+        "pipeline.preprocess", f"--input_dir={pairs_dir}", f"--output_dir={tmp_path / 'records'}",
+        "--num_workers=2", env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert not told.exists()

@@ -1,5 +1,6 @@
 """Output folders: whole or as they were, and nothing of the user's is ever deleted."""
 
+import io
 import os
 import re
 
@@ -14,6 +15,7 @@ from pipeline.job import JobOptions
 from pipeline.output_folder import OutputFolderError, replacing
 
 SHARD = "pairs-train.tfrecord-00000-of-00001"
+FINGERPRINT, OTHER = "0123456789abcdef", "fedcba9876543210"
 
 
 def tree(folder) -> dict[str, bytes]:
@@ -22,27 +24,85 @@ def tree(folder) -> dict[str, bytes]:
 
 
 def write(output_dir, content: bytes, overwrite=False, names=(SHARD, INFO_FILE)) -> None:
-    with replacing(str(output_dir), overwrite) as staging:
+    with replacing(str(output_dir), overwrite, FINGERPRINT) as staging:
         for name in names:
-            files.write_whole(f"{staging}/{name}", content)
+            files.write_whole(f"{staging.records}/{name}", content)
 
 
 def test_appears_whole_at_the_end(tmp_path):
     output_dir = tmp_path / "a" / "records"
-    with replacing(str(output_dir), overwrite=False) as staging:
-        files.write_whole(f"{staging}/{INFO_FILE}", b"1")
+    with replacing(str(output_dir), False, FINGERPRINT) as staging:
+        files.write_whole(f"{staging.records}/{INFO_FILE}", b"1")
+        files.write_whole(f"{staging.work}/notes", b"2")
         assert not output_dir.exists()
     assert tree(tmp_path) == {f"a/records/{INFO_FILE}": b"1"}
 
 
 @pytest.mark.parametrize("fault", [RuntimeError, KeyboardInterrupt, SystemExit])
-def test_after_a_fault_all_is_as_it_was(tmp_path, fault):
+def test_after_a_fault_the_output_is_as_it_was(tmp_path, fault):
     write(tmp_path / "records", b"old")
-    before = tree(tmp_path)
-    with pytest.raises(fault), replacing(str(tmp_path / "records"), overwrite=True) as staging:
-        files.write_whole(f"{staging}/{SHARD}", b"new")
+    before = tree(tmp_path / "records")
+    with pytest.raises(fault), replacing(str(tmp_path / "records"), True, FINGERPRINT) as staging:
+        files.write_whole(f"{staging.records}/{SHARD}", b"new")
         raise fault
+    assert tree(tmp_path / "records") == before
+
+
+@pytest.mark.parametrize("fault", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_a_fault_before_the_first_shard_leaves_nothing(tmp_path, fault):
+    with pytest.raises(fault), replacing(str(tmp_path / "records"), True, FINGERPRINT) as staging:
+        files.write_whole(f"{staging.work}/notes", b"new")
+        raise fault
+    assert not list(tmp_path.iterdir())
+
+
+def stop_early(output_dir, fingerprint=FINGERPRINT) -> None:
+    """Leaves a shard, and files that were being written."""
+    with pytest.raises(KeyboardInterrupt), replacing(str(output_dir), True, fingerprint) as staging:
+        files.write_whole(f"{staging.records}/{SHARD}", b"1")
+        files.write_whole(f"{staging.records}/{INFO_FILE}.0123.tmp", b"half")
+        files.write_whole(f"{staging.work}/summary", b"2")
+        files.write_whole(f"{staging.work}/{SHARD}.0123.tmp", b"half")
+        raise KeyboardInterrupt
+
+
+def test_the_same_job_finds_again_what_it_left_and_publishes_nothing_half_written(tmp_path):
+    stop_early(tmp_path / "records")
+    (tmp_path / "records.incomplete" / "lock").touch()  # as after a kill
+    with replacing(str(tmp_path / "records"), False, FINGERPRINT) as staging:
+        assert files.read_bounded(f"{staging.records}/{SHARD}") == b"1"
+        assert os.listdir(staging.work) == ["summary"]
+        files.write_whole(f"{staging.records}/{INFO_FILE}", b"1")
+    assert tree(tmp_path) == {f"records/{SHARD}": b"1", f"records/{INFO_FILE}": b"1"}
+    assert [path.name for path in tmp_path.iterdir()] == ["records"]
+
+
+def test_another_job_finds_nothing_and_deletes_it(tmp_path):
+    stop_early(tmp_path / "records", OTHER)
+    with replacing(str(tmp_path / "records"), False, FINGERPRINT) as staging:
+        assert sorted(os.listdir(tmp_path / "records.incomplete")) == [FINGERPRINT, "lock"]
+        assert not os.listdir(staging.records) + os.listdir(staging.work)
+        files.write_whole(f"{staging.records}/{INFO_FILE}", b"1")
+    assert tree(tmp_path) == {f"records/{INFO_FILE}": b"1"}
+
+
+def test_a_refused_job_deletes_nothing(tmp_path):
+    write(tmp_path / "records", b"old")
+    stop_early(tmp_path / "records", OTHER)
+    before = tree(tmp_path)
+    with pytest.raises(OutputFolderError, match="is not empty"):
+        write(tmp_path / "records", b"new")
     assert tree(tmp_path) == before
+
+
+def test_killed_after_publication_a_refused_job_tidies_up(tmp_path):
+    write(tmp_path / "records", b"old")
+    work = tmp_path / "records.incomplete" / FINGERPRINT / "work"
+    work.mkdir(parents=True)
+    (work / "summary").touch()
+    with pytest.raises(OutputFolderError, match="is not empty"):
+        write(tmp_path / "records", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["records"]
 
 
 def test_records_are_replaced_only_when_told(tmp_path):
@@ -118,53 +178,63 @@ def test_where_a_file_system_is_mounted_is_refused_before_the_work():
         write("/proc", b"1")
 
 
-def test_staging_of_killed_jobs_is_cleared_away_and_nothing_like_it(tmp_path):
-    for name in ("incomplete-0123abcd", "incomplete-notes", "incomplete"):
-        (tmp_path / f"records.{name}").mkdir()
-        (tmp_path / f"records.{name}" / "x").touch()
+def test_what_only_looks_like_a_leftover_is_kept(tmp_path):
+    mine = ("records.incomplete/notes", "records.incomplete/0123abcd/x", "records.incomplete-1/x")
+    for name in mine:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
     write(tmp_path / "records", b"1")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "records",
-        "records.incomplete",
-        "records.incomplete-notes",
-    ]
+    assert sorted(tree(tmp_path)) == sorted([f"records/{SHARD}", f"records/{INFO_FILE}", *mine])
 
 
-def test_jobs_never_share_a_staging_folder(tmp_path):
-    """A worker that outlives its job must not write into the next one's."""
-    seen = set()
-    for _ in range(3):
-        with replacing(str(tmp_path / "records"), overwrite=True) as staging:
-            seen.add(staging)
-            files.write_whole(f"{staging}/{INFO_FILE}", b"1")
-    assert len(seen) == 3
-
-
-def test_a_second_job_on_one_folder_is_refused_and_the_first_goes_on(tmp_path):
+@pytest.mark.parametrize("fingerprint", [FINGERPRINT, OTHER])
+def test_a_second_job_on_one_folder_is_refused_and_the_first_goes_on(tmp_path, fingerprint):
     output_dir = str(tmp_path / "records")
-    with replacing(output_dir, overwrite=False) as staging:
-        files.write_whole(f"{staging}/{SHARD}", b"1")
+    with replacing(output_dir, False, FINGERPRINT) as staging:
+        files.write_whole(f"{staging.records}/{SHARD}", b"1")
         with (
             pytest.raises(OutputFolderError, match="Another job is writing to this --output_dir"),
-            replacing(output_dir, overwrite=True),
+            replacing(output_dir, True, fingerprint),
         ):
             pass
-        files.write_whole(f"{staging}/{INFO_FILE}", b"1")
+        files.write_whole(f"{staging.records}/{INFO_FILE}", b"1")
     assert tree(tmp_path / "records") == {SHARD: b"1", INFO_FILE: b"1"}
+
+
+def test_a_lock_that_its_holder_has_deleted_is_no_lock(tmp_path, monkeypatch):
+    """Two jobs would hold one each: the deleted file, and the one made after it."""
+    really_open = os.open
+
+    def open_then_delete(path, *arguments):
+        descriptor = really_open(path, *arguments)
+        os.unlink(path)
+        return descriptor
+
+    monkeypatch.setattr(os, "open", open_then_delete)
+    with pytest.raises(OutputFolderError, match="Another job is writing"):
+        write(tmp_path / "records", b"1")
+
+
+def test_jobs_on_neighbouring_folders_do_not_mind_each_other(tmp_path):
+    with replacing(str(tmp_path / "records"), False, FINGERPRINT) as staging:
+        write(tmp_path / "records2", b"2")
+        files.write_whole(f"{staging.records}/{INFO_FILE}", b"1")
+    assert tree(tmp_path / "records") == {INFO_FILE: b"1"}
 
 
 def test_where_the_last_rename_fails_the_old_records_are_back(tmp_path):
     write(tmp_path / "records", b"old")
     before = tree(tmp_path)
-    with pytest.raises(OSError), replacing(str(tmp_path / "records"), overwrite=True) as staging:
-        os.rmdir(staging)
+    output_dir = str(tmp_path / "records")
+    with pytest.raises(OSError), replacing(output_dir, True, FINGERPRINT) as staging:
+        os.rmdir(staging.records)
     assert tree(tmp_path) == before
 
 
 def test_killed_between_two_renames_the_old_records_are_still_there(tmp_path):
     write(tmp_path / "records", b"old")
     os.rename(tmp_path / "records", tmp_path / "records.replaced")
-    with pytest.raises(RuntimeError), replacing(str(tmp_path / "records"), overwrite=True):
+    with pytest.raises(RuntimeError), replacing(str(tmp_path / "records"), True, FINGERPRINT):
         raise RuntimeError
     assert tree(tmp_path / "records") == {SHARD: b"old", INFO_FILE: b"old"}
     assert [path.name for path in tmp_path.iterdir()] == ["records"]
@@ -215,10 +285,11 @@ class ObjectStore(FileSystem):
         return _Object(self.objects, path)
 
     def open(self, path, mime_type="", compression_type=""):
-        raise NotImplementedError
+        return io.BytesIO(self.objects[path])
 
     def copy(self, sources, destinations):
-        raise NotImplementedError
+        for source, destination in zip(sources, destinations, strict=True):
+            self.objects[destination] = self.objects[source]
 
     def rename(self, sources, destinations):
         for source, destination in zip(sources, destinations, strict=True):
@@ -309,10 +380,66 @@ class TestObjectStore:
                 write("store://bucket/pairs", b"new", overwrite)
         assert objects == {"store://bucket/pairs/train/1.jpg": b"mine"}
 
-    def test_after_a_fault_and_after_a_kill_nothing_is_left(self, objects):
-        objects["store://bucket/records.incomplete-0123abcd/a"] = b"killed"
-        objects["store://bucket/records.incomplete-notes/a"] = b"mine"
-        with pytest.raises(RuntimeError), replacing("store://bucket/records", False) as staging:
-            files.write_whole(f"{staging}/{SHARD}", b"new")
+    def test_the_same_job_finds_again_what_it_left_and_another_deletes_it(self, objects):
+        objects["store://bucket/records.incomplete/notes/a"] = b"mine"
+        with (
+            pytest.raises(RuntimeError),
+            replacing("store://bucket/records", False, FINGERPRINT) as staging,
+        ):
+            files.write_whole(f"{staging.records}/{SHARD}", b"new")
+            objects[f"{staging.work}/{SHARD}.0123.tmp"] = b"half"
             raise RuntimeError
-        assert objects == {"store://bucket/records.incomplete-notes/a": b"mine"}
+        with (
+            pytest.raises(RuntimeError),
+            replacing("store://bucket/records", False, FINGERPRINT) as staging,
+        ):
+            raise RuntimeError
+        assert objects == {
+            "store://bucket/records.incomplete/notes/a": b"mine",
+            f"{staging.records}/{SHARD}": b"new",
+        }
+        with replacing("store://bucket/records", False, OTHER):
+            assert list(objects) == ["store://bucket/records.incomplete/notes/a"]
+
+    def test_killed_while_it_published_it_can_be_run_again(self, objects, monkeypatch):
+        moved = []
+
+        def copy(self, sources, destinations):
+            if len(moved) == 1:
+                raise KeyboardInterrupt
+            moved.extend(destinations)
+            really_copy(self, sources, destinations)
+
+        really_copy = ObjectStore.copy
+        monkeypatch.setattr(ObjectStore, "copy", copy)
+        with pytest.raises(KeyboardInterrupt):
+            write("store://bucket/records", b"1")
+        assert f"store://bucket/records/{SHARD}" in objects
+        assert f"store://bucket/records/{INFO_FILE}" not in objects
+        monkeypatch.undo()
+        write("store://bucket/records", b"1")
+        assert objects == {f"store://bucket/records/{n}": b"1" for n in (SHARD, INFO_FILE)}
+
+    def test_shards_without_their_sign_that_no_job_left_are_kept(self, objects):
+        objects[f"store://bucket/records/{SHARD}"] = b"mine"
+        for overwrite in (False, True):
+            with pytest.raises(OutputFolderError):
+                write("store://bucket/records", b"new", overwrite)
+        assert objects == {f"store://bucket/records/{SHARD}": b"mine"}
+
+    def test_a_whole_job_reads_and_writes_by_beams_file_systems_alone(
+        self, objects, pairs_dir, records_dir, tmp_path, monkeypatch
+    ):
+        monkeypatch.chdir(tmp_path)  # where names of objects would be taken for files
+        for path in pairs_dir.glob("*/*"):
+            objects[f"store://bucket/pairs/{path.relative_to(pairs_dir)}"] = path.read_bytes()
+        inputs = dict(objects)
+        job.run(JobOptions("store://bucket/pairs", "store://bucket/records", num_shards=2))
+        names = (b"store://bucket/pairs", str(pairs_dir).encode())  # the description tells it
+        written = {
+            name.removeprefix("store://bucket/records/"): data.replace(*names)
+            for name, data in objects.items()
+            if name not in inputs
+        }
+        assert written == tree(records_dir)
+        assert not list(tmp_path.iterdir())

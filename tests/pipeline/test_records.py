@@ -61,6 +61,20 @@ def test_parses_what_was_encoded(traced):
     assert psnr(parsed["image"].numpy(), record.image) > 38
 
 
+@pytest.mark.parametrize(
+    "window", [(0, 0, 128, 128), (3, 5, 1, 1), (17, 40, 70, 88), (64, 0, 64, 9)]
+)
+def test_a_decoded_window_is_that_part_of_the_photo(window):
+    fields = records.parse_fields(tf.constant(records.encode_record(scene())))
+    assert (fields["height"], fields["width"]) == (128, 128)
+    top, left, height, width = window
+    photo = records.decode_photo(fields["image"])
+    np.testing.assert_array_equal(
+        records.decode_photo(fields["image"], tf.constant(window)),
+        photo[top : top + height, left : left + width],
+    )
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.text(max_size=40), st.integers(1, 20), st.integers(1, 20), st.integers(0, 2**32 - 1))
 def test_keys_and_labels_of_any_kind_come_back_exactly(key, height, width, seed):

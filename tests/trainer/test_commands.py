@@ -1,7 +1,6 @@
 """The commands as a user types them: from records to predictions, and every slip in a sentence."""
 
 import json
-import resource
 import shutil
 import signal
 import subprocess
@@ -229,14 +228,11 @@ def test_what_only_the_folders_show_is_a_sentence_too(folders, run_command, tmp_
 
 
 @pytest.mark.parametrize("module", ["task", "evaluate", "export", "predict"])
-def test_help_is_quick_and_imports_no_tensorflow(module):
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+def test_help_imports_no_tensorflow(module):
     result = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", f"trainer.{module}", "--help"],
         cwd=ROOT, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3
     imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
     assert "absl.flags" in imported
     assert not imported & {"tensorflow", "keras", "apache_beam", "cv2", "matplotlib"}
