@@ -229,8 +229,9 @@ def override_all(
             else:
                 config = dataclasses.replace(config, **values)
         except ValueError as error:
-            prefix = f"{group}." if group else ""
-            received = ", ".join(f"{prefix}{field}={value!r}" for field, value in values.items())
+            received = ", ".join(
+                f"{name}={value!r}" for name, value in changes if name.rpartition(".")[0] == group
+            )
             raise ConfigError(f"{source}: {received} cannot be used: {error}.") from error
     return config
 
