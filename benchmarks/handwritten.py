@@ -25,6 +25,12 @@ JPEG_OPTIONS = [
     cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
     cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
 ]
+PNG_OPTIONS = [
+    cv2.IMWRITE_PNG_FILTER,
+    cv2.IMWRITE_PNG_FILTER_NONE,
+    cv2.IMWRITE_PNG_COMPRESSION,
+    2,
+]
 table: np.ndarray
 
 
@@ -84,7 +90,7 @@ def convert_images(path: Path) -> tuple[bytes, bytes, int, int]:
     levels = mask.astype(np.uint32)
     labels = table[levels[..., 0] << 16 | levels[..., 1] << 8 | levels[..., 2]]
     image = cv2.imencode(".jpg", photo, JPEG_OPTIONS)[1].tobytes()
-    return image, cv2.imencode(".png", labels)[1].tobytes(), height, width
+    return image, cv2.imencode(".png", labels, PNG_OPTIONS)[1].tobytes(), height, width
 
 
 def convert(path: Path) -> bytes:

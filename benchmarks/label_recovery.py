@@ -30,7 +30,7 @@ from tqdm import tqdm
 from model import metrics
 from pipeline import cli, pairs, synthesize
 from pipeline.errors import UserError
-from pipeline.labels import READERS, ColorMask, RecoveredLabels
+from pipeline.labels import READERS, ColorMask, RecoveredLabels, open_pair
 from pipeline.palette import CITYSCAPES, IGNORE_LABEL
 
 _SCENES = flags.DEFINE_integer("scenes", 16, "Scenes to draw, of 256x256 pixels.", lower_bound=1)
@@ -128,9 +128,9 @@ class Score:
     def add(
         self, data: bytes, truth: np.ndarray, reader: Callable[[ColorMask], RecoveredLabels]
     ) -> None:
-        _, pixels = pairs.split_pair(pairs.decode_image(data), "left")
+        _, mask = open_pair(data, "left")
         started = time.process_time()
-        read = reader(ColorMask.of_pair(pixels, data, "left"))
+        read = reader(mask)
         self._seconds.append(time.process_time() - started)
         index = truth.astype(np.int64) * 256 + read.train_ids
         self.confusion += np.bincount(index.ravel(), minlength=65536).reshape(256, 256)

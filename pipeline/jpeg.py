@@ -68,19 +68,22 @@ def _nearest_quality(luma_steps: bytes) -> int:
     return int(np.abs(tables - steps).sum(axis=(1, 2)).argmin()) + 1
 
 
-def read_coding(data: bytes) -> Coding | None:
-    """Reads how an image was coded from its header alone; None where it is no YCbCr JPEG."""
-    with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
-        if not isinstance(image, JpegImagePlugin.JpegImageFile) or image.mode != "RGB":
-            return None
-        if image.info.get("adobe_transform") == 0:  # stored as RGB
-            return None
-        (_, luma_h, luma_v, luma_table), (_, chroma_h, chroma_v, chroma_table), _ = image.layer
-        steps = [
-            np.array(image.quantization[table], np.int32).reshape(8, 8)
-            for table in (luma_table, chroma_table)
-        ]
-        return Coding(steps[0], steps[1], (luma_v // chroma_v, luma_h // chroma_h))
+def read_coding(header: Image.Image) -> Coding | None:
+    """How an image was coded, by its header alone; None where it is no YCbCr JPEG.
+
+    Args:
+      header: The image as Pillow opens it; its pixels are not looked at.
+    """
+    if not isinstance(header, JpegImagePlugin.JpegImageFile) or header.mode != "RGB":
+        return None
+    if header.info.get("adobe_transform") == 0:  # stored as RGB
+        return None
+    (_, luma_h, luma_v, luma_table), (_, chroma_h, chroma_v, chroma_table), _ = header.layer
+    steps = [
+        np.array(header.quantization[table], np.int32).reshape(8, 8)
+        for table in (luma_table, chroma_table)
+    ]
+    return Coding(steps[0], steps[1], (luma_v // chroma_v, luma_h // chroma_h))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from pipeline import jpeg, mask_fit
+from pipeline import jpeg, mask_fit, pairs
 from pipeline.pairs import BadPair
 from pipeline.palette import Palette
 
@@ -46,11 +46,21 @@ class ColorMask:
     coding: jpeg.Coding | None
     left: int
 
-    @classmethod
-    def of_pair(cls, pixels: np.ndarray, file: bytes, image_side: str) -> ColorMask:
-        """The half of a pair that `pairs.split_pair` gave."""
-        left = pixels.shape[1] if image_side == "left" else 0
-        return cls(pixels, file, jpeg.read_coding(file), left)
+
+def open_pair(file: bytes, image_side: str) -> tuple[np.ndarray, ColorMask]:
+    """A pair's photo, uint8 [H, W, 3] RGB, and its mask.
+
+    Args:
+      file: The pair's bytes.
+      image_side: Where the photo is, ``left`` or ``right``.
+
+    Raises:
+      BadPair: Where it cannot be decoded or cut in two.
+    """
+    header = pairs.read_header(file)
+    photo, mask = pairs.split_pair(pairs.decode_pixels(file, header), image_side)
+    left = mask.shape[1] if image_side == "left" else 0
+    return photo, ColorMask(mask, file, jpeg.read_coding(header), left)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,14 @@ import dataclasses
 import numpy as np
 
 from pipeline import pairs
-from pipeline.labels import READERS, ColorMask, NearestColor, RecoveredLabels, UnknownColors
+from pipeline.labels import (
+    READERS,
+    ColorMask,
+    NearestColor,
+    RecoveredLabels,
+    UnknownColors,
+    open_pair,
+)
 from pipeline.pairs import BadPair
 from pipeline.palette import IGNORE_LABEL, Palette
 
@@ -76,8 +83,7 @@ class PairReader:
         Raises:
           BadPair: One of its kinds.
         """
-        photo, mask = pairs.split_pair(pairs.decode_image(data), self._image_side)
-        color_mask = ColorMask.of_pair(mask, data, self._image_side)
+        photo, color_mask = open_pair(data, self._image_side)
         try:
             labels = self._read_labels(color_mask)
         except UnknownColors as error:
@@ -91,7 +97,7 @@ class PairReader:
         if self._ignore_ambiguous:
             train_ids = np.where(labels.unsure, np.uint8(IGNORE_LABEL), labels.train_ids)
             labels = dataclasses.replace(labels, train_ids=train_ids)
-        return Pair(photo, mask, labels, _coding_name(color_mask))
+        return Pair(photo, color_mask.pixels, labels, _coding_name(color_mask))
 
     def _unknown_share(self, half: np.ndarray) -> float:
         """Share of a half's pixels of unknown colour; 1 where it cannot be a mask."""

@@ -131,9 +131,7 @@ def is_image_name(path: str) -> bool:
 def decode_image(
     data: bytes, modes: Collection[str] = ("RGB", "P"), apply_orientation: bool = False
 ) -> np.ndarray:
-    """Decodes a JPEG or PNG of unknown origin.
-
-    The header is read first, so that a decompression bomb is never unpacked.
+    """Decodes a JPEG or PNG of unknown origin; see `read_header` and `decode_pixels`.
 
     Args:
       data: The file's bytes.
@@ -146,22 +144,58 @@ def decode_image(
     Raises:
       BadPair: One of its kinds.
     """
+    return decode_pixels(data, read_header(data, modes), apply_orientation)
+
+
+def read_header(data: bytes, modes: Collection[str] = ("RGB", "P")) -> Image.Image:
+    """Reads the header of a JPEG or PNG of unknown origin, and refuses what must not be decoded.
+
+    Args:
+      data: The file's bytes.
+      modes: Pillow's names of the pixel formats that are good.
+
+    Returns:
+      The image as Pillow sees it, without pixels: closed, so that a decompression bomb is never
+      unpacked.
+
+    Raises:
+      BadPair: One of its kinds.
+    """
     if len(data) > MAX_FILE_BYTES:
         raise FileTooLarge(f"the file has over {MAX_FILE_BYTES >> 20} MiB")
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as header:
-            (width, height), mode = header.size, header.mode
-            transparent = "transparency" in header.info
+            width, height = header.size
     except Image.DecompressionBombError as error:
         raise ImageTooLarge(str(error)) from error
     except (OSError, SyntaxError, ValueError) as error:
         raise NotAnImage("not a JPEG or PNG file" if data else "the file is empty") from error
     if width * height > MAX_PIXELS:
         raise ImageTooLarge(f"{width}x{height} pixels; at most {MAX_PIXELS} are decoded")
-    if mode not in modes or transparent:
+    transparent = "transparency" in header.info
+    if header.mode not in modes or transparent:
         raise UnsupportedMode(
-            f"{'transparent' if transparent else 'mode'} {mode}; expected three channels of colour"
+            f"{'transparent' if transparent else 'mode'} {header.mode}; "
+            "expected three channels of colour"
         )
+    return header
+
+
+def decode_pixels(data: bytes, header: Image.Image, apply_orientation: bool = False) -> np.ndarray:
+    """Decodes an image whose header was found good.
+
+    Args:
+      data: The file's bytes.
+      header: What `read_header` gave for them.
+      apply_orientation: Turn the image as EXIF says.
+
+    Returns:
+      uint8 [H, W, 3], RGB.
+
+    Raises:
+      TruncatedImage: Where the pixels are not all there.
+    """
+    width, height = header.size
     orientation = 0 if apply_orientation else cv2.IMREAD_IGNORE_ORIENTATION
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | orientation)
     if pixels is None or pixels.size != height * width * 3:

@@ -34,6 +34,14 @@ _JPEG_OPTIONS = [
     cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
     cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
 ]
+# Runs of equal labels are what deflate finds best: a filter only hides them. Of 256x256 labels it
+# made the files larger by a tenth and took a third longer.
+_PNG_OPTIONS = [
+    cv2.IMWRITE_PNG_FILTER,
+    cv2.IMWRITE_PNG_FILTER_NONE,
+    cv2.IMWRITE_PNG_COMPRESSION,
+    2,
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +68,7 @@ def encode_record(record: Record) -> bytes:
     features["image"].bytes_list.value.append(
         encode_image(".jpg", cv2.cvtColor(record.image, cv2.COLOR_RGB2BGR), _JPEG_OPTIONS)
     )
-    features["label"].bytes_list.value.append(encode_image(".png", record.label))
+    features["label"].bytes_list.value.append(encode_image(".png", record.label, _PNG_OPTIONS))
     features["height"].int64_list.value.append(height)
     features["width"].int64_list.value.append(width)
     return example.SerializeToString(deterministic=True)

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from pipeline import labels, pairs, synthesize
-from pipeline.labels import ColorMask, FittedColors, NearestColor, RecoveredLabels, UnknownColors
+from pipeline.labels import FittedColors, NearestColor, RecoveredLabels, UnknownColors
 from pipeline.palette import CITYSCAPES, IGNORE_LABEL, Entry, Palette
 
 
@@ -27,8 +27,8 @@ def fitted_reader(palette: Palette = CITYSCAPES) -> FittedColors:
 
 
 def read_pair(reader: labels.LabelReader, data: bytes, image_side: str = "left") -> RecoveredLabels:
-    _, mask = pairs.split_pair(pairs.decode_image(data), image_side)
-    return reader(ColorMask.of_pair(mask, data, image_side))
+    _, mask = labels.open_pair(data, image_side)
+    return reader(mask)
 
 
 @functools.cache
