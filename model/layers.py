@@ -48,6 +48,12 @@ def conv_batch_norm(
     )(x)
 
 
+def conv_unit(x: Any, filters: int, kernel_size: int, *, name: str, rate: int = 1) -> Any:
+    """`conv_batch_norm` and a ReLU, called ``<name>_relu``."""
+    x = conv_batch_norm(x, filters, kernel_size, name=name, rate=rate)
+    return keras.layers.ReLU(name=f"{name}_relu")(x)
+
+
 class ResizeLike(keras.layers.Layer):
     """Resizes features bilinearly (half-pixel centres) to the height and width of others.
 

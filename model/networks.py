@@ -1,17 +1,110 @@
-"""The networks by name, each with the objective it is trained for."""
+"""The networks by name: a backbone and a decoder, or the article's, and the objective of each."""
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy.typing as npt
 
+from model import backbones
 from model.article import article
+from model.heads import convolutional_head
+from model.layers import ResizeLike
 from model.losses import ColorRegression, CrossEntropy, Objective
 from model.pspnet import pspnet
+
+DECODERS: dict[str, Callable[..., Any]] = {"pspnet": pspnet}
+"""Functions of `Features`, the number of classes and options to scores of any size."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A network that can be trained.
+
+    Attributes:
+      model: From RGB pixels in 0 to 255, uint8 or float32 [B, H, W, 3], to a dict of outputs,
+        float32 [B, H, W, ...] each. An output whose name starts with ``auxiliary`` serves training
+        only.
+      objective: What it is trained for, and how its outputs are read.
+      backbone: The part of it from pixels to `Features`; None in a network that has no such part.
+    """
+
+    model: keras.Model
+    objective: Objective
+    backbone: keras.Model | None
+
+
+def segmentation_network(
+    decoder: Callable[..., Any],
+    num_classes: int,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    backbone: str = "resnet18",
+    output_stride: int = 8,
+    width_multiplier: float = 1.0,
+    deep_stem: bool = False,
+    auxiliary_head: bool = True,
+    head_channels: int = 512,
+    dropout: float = 0.1,
+    **decoder_options: Any,
+) -> tuple[keras.Model, keras.Model]:
+    """Builds a backbone and a decoder, for pixels of any size.
+
+    The auxiliary head sits on stage 3, has half the head's channels, and only helps training.
+
+    Args:
+      decoder: One of `DECODERS`.
+      num_classes: Number of classes, K.
+      mean: See `backbones.build`, as for the next four.
+      std: The same.
+      backbone: The same.
+      output_stride: The same.
+      width_multiplier: The same.
+      deep_stem: The same.
+      auxiliary_head: Whether there is an auxiliary head.
+      head_channels: Of the head's convolution before the classifier.
+      dropout: Share of the heads' channels dropped in training.
+      **decoder_options: For the decoder.
+
+    Returns:
+      A model from pixels to a dict of ``logits`` and, with an auxiliary head,
+      ``auxiliary_logits``, each float32 [B, H, W, K]; and one from pixels to `Features` that
+      shares its weights.
+
+    Raises:
+      ValueError: If an argument is not as said above.
+    """
+    if num_classes < 1:
+        raise ValueError(f"`num_classes` must be 1 or more. Received: {num_classes}")
+    if head_channels < 2:
+        raise ValueError(f"`head_channels` must be 2 or more. Received: {head_channels}")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"`dropout` must be at least 0 and below 1. Received: {dropout}")
+    pixels = keras.Input([None, None, 3], dtype="float32", name="pixels")
+    features = backbones.build(
+        backbone,
+        pixels,
+        mean=mean,
+        std=std,
+        output_stride=output_stride,
+        width_multiplier=width_multiplier,
+        deep_stem=deep_stem,
+    )
+    x = decoder(
+        features, num_classes, head_channels=head_channels, dropout=dropout, **decoder_options
+    )
+    outputs = {"logits": ResizeLike(name="head_resize")([x, pixels])}
+    if auxiliary_head:
+        x = convolutional_head(
+            features.stage3, head_channels // 2, num_classes, dropout, "auxiliary"
+        )
+        outputs["auxiliary_logits"] = ResizeLike(name="auxiliary_resize")([x, pixels])
+    return keras.Model(pixels, outputs), keras.Model(pixels, list(features), name=backbone)
 
 
 def _options(*functions: Callable) -> frozenset[str]:
@@ -24,7 +117,8 @@ def _options(*functions: Callable) -> frozenset[str]:
     )
 
 
-OPTIONS = {"pspnet": _options(pspnet, CrossEntropy), "article": _options(article)}
+OPTIONS = {name: _options(segmentation_network, decoder) for name, decoder in DECODERS.items()}
+OPTIONS["article"] = _options(article)
 """The networks that can be built, and the options each takes."""
 
 
@@ -35,20 +129,19 @@ def build(
     class_colors: npt.ArrayLike,
     mean: Sequence[float],
     std: Sequence[float],
+    loss: Mapping[str, Any],
     **options: Any,
-) -> tuple[keras.Model, Objective]:
+) -> Network:
     """Builds a network and its objective for a data set.
 
     Args:
-      name: ``pspnet`` or ``article``.
+      name: One of `OPTIONS`.
       num_classes: Number of classes, K.
       class_colors: Colour of each class, RGB in 0 to 255, [K, 3]; only ``article`` reads it.
-      mean: Mean of the red, green and blue of the training pixels; only ``pspnet`` reads it.
-      std: Their standard deviation; only ``pspnet`` reads it.
-      **options: For ``pspnet`` the options of `pspnet` and `CrossEntropy`; else none.
-
-    Returns:
-      The model and its objective.
+      mean: Mean of the red, green and blue of the training pixels; ``article`` does not read it.
+      std: Their standard deviation; ``article`` does not read it.
+      loss: Options of the objective; ``article`` has none.
+      **options: Of the network.
 
     Raises:
       ValueError: If the name or an option is unknown, or the network refuses an option's value.
@@ -61,6 +154,10 @@ def build(
             f"The network {name!r} takes the options {sorted(OPTIONS[name])}. Received: {unknown}"
         )
     if name == "article":
-        return article(), ColorRegression(class_colors)
-    loss_options = {key: options.pop(key) for key in _options(CrossEntropy) & options.keys()}
-    return pspnet(num_classes, mean=mean, std=std, **options), CrossEntropy(**loss_options)
+        return Network(article(), ColorRegression(class_colors), None)
+    objective = CrossEntropy(**loss)
+    model, backbone = segmentation_network(
+        DECODERS[name], num_classes, mean=mean, std=std, **options
+    )
+    model.name = name
+    return Network(model, objective, backbone)

@@ -6,9 +6,8 @@ from typing import Any
 
 import keras
 
+from model.features import Features
 from model.layers import conv_batch_norm
-
-OUTPUT_STRIDES = (8, 16, 32)
 
 
 def _relu(x: Any, name: str) -> Any:
@@ -16,8 +15,8 @@ def _relu(x: Any, name: str) -> Any:
 
 
 def _shortcut(x: Any, filters: int, stride: int, name: str) -> Any:
-    """The input itself, or projected to ``filters`` channels. They double wherever stride is 2."""
-    if x.shape[-1] == filters:
+    """The input itself, or projected to ``filters`` channels where size or channels change."""
+    if x.shape[-1] == filters and stride == 1:
         return x
     return conv_batch_norm(x, filters, 1, stride=stride, name=f"{name}_shortcut")
 
@@ -50,10 +49,30 @@ _BLOCKS = {
 }
 
 
+def _stem(x: Any, channels: int) -> Any:
+    x = conv_batch_norm(x, channels, 7, stride=2, name="stem_conv")
+    return _relu(x, "stem_relu")
+
+
+def _deep_stem(x: Any, channels: int) -> Any:
+    """Three 3x3 convolutions for the 7x7, with twice the channels after the last.
+
+    Reference: hszhao/semseg, and He et al., "Bag of Tricks", CVPR 2019, ResNet-C.
+    """
+    for index, (filters, stride) in enumerate([(channels, 2), (channels, 1), (2 * channels, 1)]):
+        x = conv_batch_norm(x, filters, 3, stride=stride, name=f"stem_conv{index + 1}")
+        x = _relu(x, f"stem_conv{index + 1}_relu")
+    return x
+
+
 def resnet(
-    inputs: Any, depth: int, output_stride: int, width_multiplier: float = 1.0
-) -> tuple[Any, Any]:
-    """Builds a ResNet without its classifier and returns the features of its last two stages.
+    inputs: Any,
+    depth: int,
+    output_stride: int,
+    width_multiplier: float = 1.0,
+    deep_stem: bool = False,
+) -> Features:
+    """Builds a ResNet without its classifier.
 
     Beyond the output stride a stage keeps its resolution, and its convolutions are dilated
     instead. Each reads its input at the rate (stride the plain network has there) / (output
@@ -66,21 +85,17 @@ def resnet(
       depth: 18, 34, 50 or 101.
       output_stride: 8, 16 or 32; the last is the plain network.
       width_multiplier: Factor of all channel counts.
+      deep_stem: Three 3x3 convolutions in place of the 7x7, as hszhao/semseg has it.
 
     Returns:
-      The features of stage 3 and stage 4, Keras tensors of
-      [B, ceil(H / s), ceil(W / s), C], where s is the smaller of ``output_stride`` and 16 or 32,
-      and C is 256 and 512 (basic blocks) or 1024 and 2048, times ``width_multiplier``.
+      The features of the stem and of each stage. The stages have 64, 128, 256 and 512 channels
+      (basic blocks) or 256, 512, 1024 and 2048, times ``width_multiplier``.
 
     Raises:
       ValueError: If an argument is not as said above.
     """
     if depth not in _BLOCKS:
         raise ValueError(f"`depth` must be one of {sorted(_BLOCKS)}. Received: {depth}")
-    if output_stride not in OUTPUT_STRIDES:
-        raise ValueError(
-            f"`output_stride` must be one of {OUTPUT_STRIDES}. Received: {output_stride}"
-        )
     base_channels = round(64 * width_multiplier)
     if base_channels < 1:
         raise ValueError(
@@ -89,13 +104,12 @@ def resnet(
         )
     block, block_counts = _BLOCKS[depth]
 
-    x = conv_batch_norm(inputs, base_channels, 7, stride=2, name="stem_conv")
-    x = _relu(x, "stem_relu")
+    stem = _deep_stem(inputs, base_channels) if deep_stem else _stem(inputs, base_channels)
     # After a ReLU, padding with 0 and padding with -inf give the same maximum.
-    x = keras.layers.ZeroPadding2D(1, name="stem_pool_pad")(x)
+    x = keras.layers.ZeroPadding2D(1, name="stem_pool_pad")(stem)
     x = keras.layers.MaxPooling2D(3, strides=2, name="stem_pool")(x)
 
-    features = []
+    features = [stem]
     stride_so_far, rate = 4, 1
     for stage, block_count in enumerate(block_counts, start=1):
         plain_stride = 1 if stage == 1 else 2
@@ -107,4 +121,4 @@ def resnet(
         for index in range(2, block_count + 1):
             x = block(x, channels, 1, (rate, rate), f"stage{stage}_block{index}")
         features.append(x)
-    return features[2], features[3]
+    return Features(*features)

@@ -20,26 +20,37 @@ class ConfigError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The network; see `model.networks.build`.
+    """The network; see `model.networks`. Its decoder may not take all that follows the name.
 
     Attributes:
-      name: ``pspnet`` or ``article``. All that follows is of ``pspnet`` alone.
-      depth: Of the ResNet.
+      name: Of the decoder, or ``article``.
+      backbone: Its name, of `model.backbones`.
       output_stride: Input pixels per feature, 8, 16 or 32.
-      width_multiplier: Factor of the ResNet's channels.
+      width_multiplier: Factor of the backbone's channels.
+      deep_stem: Three 3x3 convolutions in place of a ResNet's 7x7.
       bins: Of the pyramid pooling module.
-      head_channels: Of the last 3x3 convolution.
+      head_channels: Of the head's last convolution before the classifier.
       dropout: Rate before the classifier.
-      auxiliary_weight: Of the auxiliary head's loss.
     """
 
     name: str = "pspnet"
-    depth: int = 18
+    backbone: str = "resnet18"
     output_stride: int = 8
     width_multiplier: float = 1.0
+    deep_stem: bool = False
     bins: tuple[int, ...] = (1, 2, 3, 6)
     head_channels: int = 512
     dropout: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """The loss of networks that give classes; see `model.losses.CrossEntropy`.
+
+    Attributes:
+      auxiliary_weight: Of the auxiliary head's loss.
+    """
+
     auxiliary_weight: float = 0.4
 
 
@@ -107,6 +118,7 @@ class Config:
     validation_split: str = "val"
     data: Augmentation = dataclasses.field(default_factory=Augmentation)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
 
     def __post_init__(self) -> None:
@@ -146,7 +158,10 @@ class Config:
 PRESETS = {
     "pspnet_resnet18": Config(),
     "pspnet_resnet50": Config(
-        preset="pspnet_resnet50", model=ModelConfig(depth=50), steps=30_000, batch_size=16
+        preset="pspnet_resnet50",
+        model=ModelConfig(backbone="resnet50"),
+        steps=30_000,
+        batch_size=16,
     ),
     "demo": Config(
         preset="demo",

@@ -7,14 +7,13 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
 from model import metrics
 from model.confusion import confusion_matrix
-from model.losses import Objective
+from model.networks import Network
 from pipeline.input_fn import Batch, RecordReader, evaluation_dataset
 from pipeline.palette import Palette
 from trainer import run_folder
@@ -36,7 +35,6 @@ class Evaluator:
     Args:
       strategy: The strategy in whose scope the network was built.
       network: The network.
-      objective: How its outputs are read.
       reader: The split.
       num_classes: Number of classes, K.
       global_batch_size: Examples of a step; made a multiple of the replicas.
@@ -45,8 +43,7 @@ class Evaluator:
     def __init__(
         self,
         strategy: tf.distribute.Strategy,
-        network: keras.Model,
-        objective: Objective,
+        network: Network,
         reader: RecordReader,
         num_classes: int,
         global_batch_size: int,
@@ -62,7 +59,7 @@ class Evaluator:
 
         @tf.function
         def predict(images: tf.Tensor) -> tf.Tensor:
-            scores = objective.scores(network(images, training=False))
+            scores = network.objective.scores(network.model(images, training=False))
             return tf.argmax(scores, axis=-1, output_type=tf.int32)
 
         @tf.function
@@ -126,12 +123,11 @@ def evaluate_run(
         raise run_folder.RunError(
             f"The records in {data_dir!r} have other classes than the run in {model_dir!r}."
         )
-    network, objective = run_folder.build_model(config, info)
-    step = run_folder.restore_model(network, model_dir, checkpoint)
+    network = run_folder.build_network(config, info)
+    step = run_folder.restore_model(network.model, model_dir, checkpoint)
     evaluator = Evaluator(
         tf.distribute.get_strategy(),
         network,
-        objective,
         reader,
         info.palette.num_classes,
         batch_size,

@@ -20,8 +20,8 @@ import keras
 import tensorflow as tf
 from etils import epath
 
-import model.networks
-from model.losses import Objective
+from model import networks
+from model.networks import OPTIONS, Network
 from pipeline import dataset_info
 from pipeline.dataset_info import DatasetInfo
 from pipeline.errors import UserError
@@ -93,7 +93,7 @@ def load(model_dir: str) -> tuple[Config, DatasetInfo]:
     return Config.from_json(texts[0], source), DatasetInfo.from_json(texts[1])
 
 
-def build_model(config: Config, info: DatasetInfo) -> tuple[keras.Model, Objective]:
+def build_network(config: Config, info: DatasetInfo) -> Network:
     """Builds the network of a configuration, randomly initialised from its seed.
 
     Raises:
@@ -102,18 +102,19 @@ def build_model(config: Config, info: DatasetInfo) -> tuple[keras.Model, Objecti
     keras.utils.set_random_seed(config.seed)
     values = dataclasses.asdict(config.model)
     name = values.pop("name")
-    known = name in model.networks.OPTIONS  # if not, `build` says which names there are
-    options = model.networks.OPTIONS[name] if known else frozenset()
+    known = name in OPTIONS  # if not, `build` says which names there are
+    options = OPTIONS[name] if known else frozenset()
     for key, value in values.items():
         if known and key not in options and value != getattr(ModelConfig(), key):
             raise ConfigError(f"model.{key}={value!r} has no effect on the network {name!r}.")
     try:
-        return model.networks.build(
+        return networks.build(
             name,
             num_classes=info.palette.num_classes,
             class_colors=info.palette.class_colors,
             mean=info.mean,
             std=info.std,
+            loss=dataclasses.asdict(config.loss),
             **{key: value for key, value in values.items() if key in options},
         )
     except ValueError as error:

@@ -29,22 +29,22 @@ class ServingModule(tf.Module):
     ``from_images``: ``images`` uint8 [B, H, W, 3] RGB -> ``class_ids`` uint8 [B, H, W].
 
     Args:
-      network: From pixels to outputs.
+      model: From pixels to outputs.
       objective: How outputs are read.
       assets: Files to carry along.
     """
 
-    def __init__(self, network: keras.Model, objective: Objective, assets: list[str]) -> None:
+    def __init__(self, model: keras.Model, objective: Objective, assets: list[str]) -> None:
         super().__init__()
         # The variables alone: with the Keras model attached the file would be twice as large.
-        self._state = run_folder.model_state(network)
+        self._state = run_folder.model_state(model)
         self._assets = [tf.saved_model.Asset(path) for path in assets]
-        self._network = lambda pixels: network(pixels, training=False)
+        self._model = lambda pixels: model(pixels, training=False)
         self._objective = objective
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, "images")])
     def from_images(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        scores = self._objective.scores(self._network(tf.cast(images, tf.float32)))
+        scores = self._objective.scores(self._model(tf.cast(images, tf.float32)))
         return {"class_ids": tf.cast(tf.argmax(scores, axis=-1), tf.uint8)}
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
@@ -80,10 +80,11 @@ def export(model_dir: str, checkpoint: str) -> str:
       RunError: Where the run has no such checkpoint, or the SavedModel cannot be written.
     """
     config, info = run_folder.load(model_dir)
-    network, objective = run_folder.build_model(config, info)
-    step = run_folder.restore_model(network, model_dir, checkpoint)
-    heads = {name: x for name, x in network.output.items() if not name.startswith("auxiliary")}
-    network = keras.Model(network.input, heads)  # The auxiliary head serves training only.
+    network = run_folder.build_network(config, info)
+    step = run_folder.restore_model(network.model, model_dir, checkpoint)
+    outputs = network.model.output.items()
+    heads = {name: x for name, x in outputs if not name.startswith("auxiliary")}
+    model = keras.Model(network.model.input, heads)  # The auxiliary head serves training only.
     versions = os.path.join(model_dir, "export")
     os.makedirs(versions, exist_ok=True)
     # Serving takes only numbers for versions, so that it does not look at the temporary folder.
@@ -91,7 +92,7 @@ def export(model_dir: str, checkpoint: str) -> str:
     try:
         assets = _write_assets(temporary, config, info.palette)
         saved = os.path.join(temporary, "model")
-        module = ServingModule(network, objective, assets)
+        module = ServingModule(model, network.objective, assets)
         tf.saved_model.save(
             module,
             saved,

@@ -15,7 +15,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from model import metrics
-from model.losses import Objective
+from model.networks import Network
 from pipeline.errors import UserError
 from pipeline.input_fn import Batch, RecordReader, training_dataset
 from trainer import run_folder
@@ -66,21 +66,20 @@ def train(
                 f"Every pixel of {data_dir!r} is void; is the palette the right one?"
             )
     with strategy.scope():
-        network, objective = run_folder.build_model(config, info)
+        network = run_folder.build_network(config, info)
         optimizer = build_optimizer(config.optimizer, config.steps)
-        optimizer.build(network.trainable_variables)
+        optimizer.build(network.model.trainable_variables)
     # Only now that the network could be built: a slip in the flags must not occupy the folder.
     run_folder.prepare(model_dir, config, info)
-    state = _State(network, optimizer, model_dir)
+    state = _State(network.model, optimizer, model_dir)
     first_step = state.restore()
     run = _Run(
         config=config,
         state=state,
-        step=make_step(strategy, network, objective, optimizer, config.optimizer.clip_norm),
+        step=make_step(strategy, network, optimizer, config.optimizer.clip_norm),
         evaluator=Evaluator(
             strategy,
             network,
-            objective,
             validation_reader,
             info.palette.num_classes,
             config.evaluation_batch_size,
@@ -120,8 +119,7 @@ def build_optimizer(config: OptimizerConfig, steps: int) -> keras.optimizers.Opt
 
 def make_step(
     strategy: tf.distribute.Strategy,
-    network: keras.Model,
-    objective: Objective,
+    network: Network,
     optimizer: keras.optimizers.Optimizer,
     clip_norm: float = 0.0,
 ) -> Step:
@@ -135,7 +133,7 @@ def make_step(
       gradient norm, float32 [2].
     """
     replicas = strategy.num_replicas_in_sync
-    variables = network.trainable_variables
+    variables = network.model.trainable_variables
 
     def replica_step(batch: Batch) -> tf.Tensor:
         context = tf.distribute.get_replica_context()
@@ -144,8 +142,8 @@ def make_step(
             return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
 
         with tf.GradientTape() as tape:
-            outputs = network(batch["image"], training=True)
-            loss_sum, valid = objective.loss(outputs, batch["label"])
+            outputs = network.model(batch["image"], training=True)
+            loss_sum, valid = network.objective.loss(outputs, batch["label"])
             loss = loss_sum / tf.maximum(total(valid), 1.0)
         gradients = total(tape.gradient(loss, [v.value for v in variables]))
         norm = tf.linalg.global_norm(gradients)
@@ -167,7 +165,7 @@ class _State:
     """A run's state on disk: the latest checkpoints, and the best one."""
 
     def __init__(
-        self, network: keras.Model, optimizer: keras.optimizers.Optimizer, model_dir: str
+        self, model: keras.Model, optimizer: keras.optimizers.Optimizer, model_dir: str
     ) -> None:
         self._folder = model_dir
         self.step = tf.Variable(0, dtype=tf.int64, name="step")
@@ -176,7 +174,7 @@ class _State:
         checkpoint = tf.train.Checkpoint(
             step=self.step,
             best_mean_iou=self.best_mean_iou,
-            model=run_folder.model_state(network),
+            model=run_folder.model_state(model),
             optimizer=[variable.value for variable in optimizer.variables],
         )
         for kind in run_folder.CHECKPOINTS:

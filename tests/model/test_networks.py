@@ -1,60 +1,166 @@
 """Networks are built by name, with the objective that belongs to each."""
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from model import networks
 from model.losses import ColorRegression, CrossEntropy
-from model.networks import OPTIONS, build
+from model.networks import DECODERS, OPTIONS
 
 DATA = {
-    "num_classes": 3,
-    "class_colors": [[0, 0, 0], [255, 0, 0], [0, 255, 0]],
+    "num_classes": 5,
+    "class_colors": np.arange(15).reshape(5, 3) * 17,
     "mean": (70.0, 80.0, 75.0),
     "std": (40.0, 50.0, 60.0),
 }
-SMALL = {"pspnet": {"width_multiplier": 0.125, "head_channels": 8}, "article": {}}
+SMALL = {"width_multiplier": 0.125, "head_channels": 8}
+
+
+def build(name, loss=None, **options):
+    small = {} if name == "article" else SMALL
+    return networks.build(name, **{**DATA, "loss": loss or {}, **small, **options})
+
+
+@pytest.fixture(scope="module", params=sorted(DECODERS))
+def model(request):
+    keras.utils.set_random_seed(0)
+    return build(request.param).model
+
+
+def random_pixels(height, width, batch=2):
+    return np.random.default_rng(0).integers(0, 256, (batch, height, width, 3), np.uint8)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (37, 50), (9, 1)])
+def test_outputs_have_the_size_of_the_pixels(model, size):
+    outputs = model(random_pixels(*size))
+    assert sorted(outputs) == ["auxiliary_logits", "logits"]
+    for logits in outputs.values():
+        assert logits.shape == (2, *size, 5)
+        assert logits.dtype == tf.float32
+
+
+def test_one_trace_with_unknown_sizes_equals_eager(model):
+    traced = tf.function(
+        lambda pixels: model(pixels, training=False),
+        input_signature=[tf.TensorSpec([None, None, None, 3], tf.float32)],
+    )
+    for size in [(40, 64), (33, 57)]:
+        pixels = tf.cast(random_pixels(*size), tf.float32)
+        for name, eager in model(pixels, training=False).items():
+            np.testing.assert_allclose(traced(pixels)[name], eager, atol=1e-5)
+    assert traced.experimental_get_tracing_count() == 1
+
+
+def test_bytes_and_floats_are_the_same_pixels(model):
+    pixels = random_pixels(32, 32)
+    from_bytes = model(pixels)["logits"]
+    np.testing.assert_array_equal(from_bytes, model(pixels.astype(np.float32))["logits"])
+
+
+def test_starts_with_classes_about_equally_likely(model):
+    logits = model(random_pixels(64, 64), training=True)["logits"]
+    assert np.abs(tf.nn.softmax(logits) - 1 / 5).max() < 0.1
+
+
+def test_every_weight_has_a_gradient(model):
+    with tf.GradientTape() as tape:
+        outputs = model(random_pixels(48, 48), training=True)
+        loss = tf.add_n([tf.reduce_sum(tf.square(logits)) for logits in outputs.values()])
+    gradients = tape.gradient(loss, model.trainable_variables)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+
+
+def test_main_head_alone_shares_the_weights(model):
+    alone = keras.Model(model.input, {"logits": model.output["logits"]})
+    assert not any("auxiliary" in weight.path for weight in alone.weights)
+    pixels = random_pixels(32, 40)
+    np.testing.assert_allclose(alone(pixels)["logits"], model(pixels)["logits"], atol=1e-6)
+
+
+def test_without_the_auxiliary_head():
+    assert sorted(build("pspnet", auxiliary_head=False).model.output) == ["logits"]
+
+
+def test_the_backbone_is_a_part_of_the_model():
+    network = build("pspnet")
+    ours = {id(weight) for weight in network.model.weights}
+    assert {id(weight) for weight in network.backbone.weights} < ours
+    assert not any("head" in weight.path for weight in network.backbone.weights)
+    assert build("article").backbone is None
+
+
+def test_normalizes_pixels():
+    model = build("pspnet").model
+    normalize = keras.Model(model.input, model.get_layer("normalize").output)
+    pixels = random_pixels(4, 4)
+    expected = (pixels - np.array(DATA["mean"])) / np.array(DATA["std"])
+    np.testing.assert_allclose(normalize(pixels), expected, atol=1e-5)
+
+
+def test_scores_are_float32_under_mixed_precision():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        outputs = build("pspnet").model(random_pixels(32, 32))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert {logits.dtype for logits in outputs.values()} == {tf.float32}
+
+
+def test_saved_model_takes_every_size(tmp_path):
+    model = build("pspnet").model
+    model.export(tmp_path / "saved", verbose=False)
+    loaded = tf.saved_model.load(tmp_path / "saved")
+    pixels = tf.cast(random_pixels(35, 46, batch=1), tf.float32)
+    served = loaded.serve(pixels)["logits"]
+    np.testing.assert_allclose(served, model(pixels)["logits"], atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("name", "objective_type"), [("pspnet", CrossEntropy), ("article", ColorRegression)]
+    ("name", "objective_type"),
+    [*((name, CrossEntropy) for name in sorted(DECODERS)), ("article", ColorRegression)],
 )
 def test_network_and_objective_fit(name, objective_type):
-    model, objective = build(name, **DATA, **SMALL[name])
-    assert isinstance(objective, objective_type)
-    outputs = model(np.zeros((2, 9, 10, 3), np.uint8))
-    loss, count = objective.loss(outputs, np.ones((2, 9, 10), np.uint8))
+    network = build(name)
+    assert isinstance(network.objective, objective_type)
+    outputs = network.model(random_pixels(9, 10))
+    loss, count = network.objective.loss(outputs, np.ones((2, 9, 10), np.uint8))
     assert np.isfinite(loss)
     assert count == 180
-    assert objective.scores(outputs).shape == (2, 9, 10, 3)
+    assert network.objective.scores(outputs).shape == (2, 9, 10, 5)
 
 
-def test_options_reach_network_and_objective():
-    model, objective = build(
-        "pspnet", **DATA, **SMALL["pspnet"], auxiliary_weight=0.2, auxiliary_head=False
-    )
-    assert objective.auxiliary_weight == 0.2
-    assert list(model.output) == ["logits"]
+def test_options_reach_the_objective():
+    assert build("pspnet", loss={"auxiliary_weight": 0.2}).objective.auxiliary_weight == 0.2
 
 
 def test_options_are_those_of_the_functions():
     assert OPTIONS["article"] == set()
-    assert OPTIONS["pspnet"] == {
-        "auxiliary_head",
-        "auxiliary_weight",
-        "bins",
-        "depth",
-        "dropout",
-        "head_channels",
-        "output_stride",
-        "width_multiplier",
-    }
+    assert OPTIONS["pspnet"] >= {"bins", "backbone", "output_stride", "dropout", "head_channels"}
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        {"num_classes": 0},
+        {"backbone": "resnet20"},
+        {"output_stride": 12},
+        {"width_multiplier": 0},
+        {"head_channels": 1},
+        {"dropout": 1.0},
+        {"mean": (1.0, 2.0)},
+        {"std": (1.0, 2.0, 0.0)},
+        {"deepth": 18},
+    ],
+    ids=str,
+)
+def test_refuses(argument):
+    with pytest.raises(ValueError, match="Received: "):
+        build("pspnet", **argument)
 
 
 def test_refuses_an_unknown_name():
-    with pytest.raises(ValueError, match=r"\['article', 'pspnet'\]. Received: 'unet'"):
-        build("unet", **DATA)
-
-
-def test_refuses_an_unknown_option():
-    with pytest.raises(ValueError, match=r"'depth'.* Received: \['deepth'\]"):
-        build("pspnet", **DATA, deepth=18)
+    with pytest.raises(ValueError, match=r"'article'.*'pspnet'.*Received: 'segnet'"):
+        networks.build("segnet", **DATA, loss={})

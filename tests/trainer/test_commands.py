@@ -161,7 +161,7 @@ GOOD = "--data_dir={records} --model_dir={run} "
         (GOOD + "--logical_cpus=0", 2, ["--logical_cpus=0"]),
         (GOOD + "--set=steps", 1, ["'steps'", "name=value"]),
         (GOOD + "--set=stepz=5", 1, ["'stepz'", "optimizer.clip_norm"]),
-        (GOOD + "--set=model=5", 1, ["'model'", "model.depth"]),
+        (GOOD + "--set=model=5", 1, ["'model'", "model.backbone"]),
         (GOOD + "--set=preset=demo", 1, ["--preset", "'demo'"]),
         (GOOD + "--set=model.dropout=high", 1, ["model.dropout='high'", "a number"]),
         (GOOD + "--set=data.crop_size=0", 1, ["data.crop_size=0"]),

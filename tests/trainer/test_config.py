@@ -28,13 +28,14 @@ FIELDS = {
     "data.flip": st.booleans(),
     "data.color_strength": FRACTION,
     "model.name": st.text(),
-    "model.depth": st.integers(),
+    "model.backbone": st.text(),
     "model.output_stride": st.integers(),
     "model.width_multiplier": POSITIVE,
+    "model.deep_stem": st.booleans(),
     "model.bins": st.lists(st.integers(1, 99)),
     "model.head_channels": st.integers(),
     "model.dropout": FRACTION,
-    "model.auxiliary_weight": FRACTION,
+    "loss.auxiliary_weight": FRACTION,
     "optimizer.name": st.sampled_from(["sgd", "adamw"]),
     "optimizer.learning_rate": POSITIVE,
     "optimizer.warmup_steps": st.integers(0, 10**6),
@@ -63,7 +64,7 @@ def as_field(value):
 
 
 def test_fields_are_all_here():
-    groups = {"data", "model", "optimizer"}
+    groups = {"data", "model", "loss", "optimizer"}
     names = {field.name for field in dataclasses.fields(Config)} - groups
     for group in groups:
         fields = dataclasses.fields(getattr(Config(), group))
@@ -188,7 +189,7 @@ def test_what_cannot_be_used_is_named(name, value, reason):
 
 @pytest.mark.parametrize(
     "name",
-    ["", "stpes", "model", "data", "optimizer", "model.", ".depth", "model.depht", "steps.x",
+    ["", "stpes", "model", "data", "optimizer", "model.", ".backbone", "model.bakcbone", "steps.x",
      "model.bins.x", "to_json.x", "__class__.x", "model.name.x", "bins"],
 )  # fmt: skip
 def test_an_unknown_name_lists_the_known_ones(name):
@@ -244,7 +245,7 @@ def test_an_assignment_needs_a_value():
         ('{"preset": {"name": "demo"}}', "no preset {'name': 'demo'}"),
         ('{"model": 5}', "there is no 'model'"),
         ('{"model": {"deep": 5}}', "there is no 'model.deep'"),
-        ('{"model": {"depth": {"x": 5}}}', "there is no 'model.depth.x'"),
+        ('{"model": {"backbone": {"x": 5}}}', "there is no 'model.backbone.x'"),
         ('{"steps": "5"}', "steps='5'"),
         ('{"data": {"crop_size": 0}}', "data.crop_size=0"),
         ('{"data": {"min_scale": 2.0, "max_scale": 1.0}}', "min_scale=2.0, data.max_scale=1.0"),
@@ -260,7 +261,9 @@ def test_json_that_is_no_configuration(text, reason):
 
 def test_json_may_leave_out_what_is_as_usual():
     assert Config.from_json("{}", "here") == Config()
-    assert Config.from_json('{"model": {"depth": 50}}', "here").model.depth == 50
+    assert (
+        Config.from_json('{"model": {"backbone": "resnet50"}}', "here").model.backbone == "resnet50"
+    )
 
 
 def test_a_preset_is_what_one_starts_from_and_not_a_value_to_set():

@@ -38,11 +38,11 @@ def mixed_records(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def network(trained_run):
-    """The trained network and its objective."""
+    """The trained network."""
     config, info = run_folder.load(str(trained_run.folder))
-    network, objective = run_folder.build_model(config, info)
-    run_folder.restore_model(network, str(trained_run.folder), "latest")
-    return network, objective
+    network = run_folder.build_network(config, info)
+    run_folder.restore_model(network.model, str(trained_run.folder), "latest")
+    return network
 
 
 def decoded_records(folder, split):
@@ -83,9 +83,9 @@ def network_on_two(network, trained_run, mirrored_strategy):
     """The same for two replicas."""
     config, info = run_folder.load(str(trained_run.folder))
     with mirrored_strategy.scope():
-        copy, objective = run_folder.build_model(config, info)
-    copy.set_weights(network[0].get_weights())
-    return copy, objective
+        copy = run_folder.build_network(config, info)
+    copy.model.set_weights(network.model.get_weights())
+    return copy
 
 
 @pytest.mark.parametrize(
@@ -97,16 +97,16 @@ def test_confusion_counts_every_pixel_once(
     network, network_on_two, mirrored_strategy, records, batch_sizes, batch_sizes_on_two, request
 ):
     folder = request.getfixturevalue(records)
-    expected = counted_by_hand(network[0], folder, "val")
+    expected = counted_by_hand(network.model, folder, "val")
     assert expected.sum() > 5_000
     assert (np.diag(expected) > 0).sum() >= 3  # several classes are told apart
     reader = RecordReader(str(folder), "val")
     one = distribution.create_strategy("one")
-    evaluators = [Evaluator(one, *network, reader, 19, size) for size in batch_sizes]
+    evaluators = [Evaluator(one, network, reader, 19, size) for size in batch_sizes]
     for size, evaluator in zip(batch_sizes, evaluators, strict=True):
         assert evaluator.num_steps == -(-len(reader) // size)
     evaluators += [
-        Evaluator(mirrored_strategy, *network_on_two, reader, 19, size)
+        Evaluator(mirrored_strategy, network_on_two, reader, 19, size)
         for size in batch_sizes_on_two
     ]
     for evaluator in evaluators:
@@ -135,7 +135,7 @@ def test_the_best_checkpoint_is_the_one_that_scored_best(trained_run, records_di
 
 def test_examples_are_the_first_pictures_with_their_predictions(network, records_dir):
     reader = RecordReader(str(records_dir), "val")
-    evaluator = Evaluator(distribution.create_strategy("one"), *network, reader, 19, 8)
+    evaluator = Evaluator(distribution.create_strategy("one"), network, reader, 19, 8)
     records = list(decoded_records(records_dir, "val"))
     examples = list(evaluator.examples(3))
     assert len(examples) == 3
@@ -143,7 +143,7 @@ def test_examples_are_the_first_pictures_with_their_predictions(network, records
         assert example.key == key
         np.testing.assert_array_equal(example.photo, photo)
         np.testing.assert_array_equal(example.truth, labels)
-        logits = network[0](photo[np.newaxis].astype(np.float32), training=False)["logits"][0]
+        logits = network.model(photo[np.newaxis].astype(np.float32), training=False)["logits"][0]
         assert (example.prediction != np.argmax(logits, axis=-1)).sum() <= 2
     assert len(list(evaluator.examples(99))) == len(records)
     assert list(evaluator.examples(0)) == []

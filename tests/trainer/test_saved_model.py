@@ -64,9 +64,9 @@ report["ours"] = sorted({name.partition(".")[0] for name in sys.modules} & forbi
 @pytest.fixture(scope="module")
 def network(trained_run):
     config, info = run_folder.load(str(trained_run.folder))
-    network, objective = run_folder.build_model(config, info)
-    run_folder.restore_model(network, str(trained_run.folder), "latest")
-    return lambda pixels: objective.scores(network(pixels, training=False)).numpy()
+    network = run_folder.build_network(config, info)
+    run_folder.restore_model(network.model, str(trained_run.folder), "latest")
+    return lambda pixels: network.objective.scores(network.model(pixels, training=False)).numpy()
 
 
 @pytest.fixture(scope="module")
@@ -178,15 +178,15 @@ def test_palette_and_configuration_travel_along(trained_run, tiny_config, tmp_pa
 
 def test_the_auxiliary_head_stays_at_home(trained_run):
     config, info = run_folder.load(str(trained_run.folder))
-    network, _ = run_folder.build_model(config, info)
+    variables = run_folder.build_network(config, info).model.variables
     needed = {
-        tuple(v.shape): sum(tuple(w.shape) == tuple(v.shape) for w in network.variables
+        tuple(v.shape): sum(tuple(w.shape) == tuple(v.shape) for w in variables
                             if not w.path.startswith("auxiliary") and w.dtype != "uint32")
-        for v in network.variables
+        for v in variables
     }  # fmt: skip
     weights = tf.train.load_checkpoint(f"{trained_run.saved_model}/variables/variables")
     shapes = [tuple(shape) for shape in weights.get_variable_to_shape_map().values()]
-    assert any(v.path.startswith("auxiliary") for v in network.variables)
+    assert any(v.path.startswith("auxiliary") for v in variables)
     for shape, count in needed.items():
         if len(shape) > 1:
             assert shapes.count(shape) == count
@@ -194,10 +194,10 @@ def test_the_auxiliary_head_stays_at_home(trained_run):
 
 def test_the_article_is_served_too(records_dir):
     info = dataset_info.load_info(str(records_dir))
-    network, objective = run_folder.build_model(config_lib.preset("article"), info)
+    network = run_folder.build_network(config_lib.preset("article"), info)
     images = np.random.default_rng(0).integers(0, 256, (2, 13, 9, 3), np.uint8)
-    module = saved_model.ServingModule(network, objective, assets=[])
-    colors = network(images.astype(np.float32))["colors"].numpy()[..., np.newaxis, :]
+    module = saved_model.ServingModule(network.model, network.objective, assets=[])
+    colors = network.model(images.astype(np.float32))["colors"].numpy()[..., np.newaxis, :]
     distances = ((colors - CITYSCAPES.class_colors / 255) ** 2).sum(axis=-1)
     found = module.from_images(images)["class_ids"].numpy()
     assert found.dtype == np.uint8

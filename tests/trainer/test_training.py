@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import model.networks
+from model import networks
 from model.layers import ResizeLike, conv_batch_norm
 from model.losses import IGNORE_LABEL, CrossEntropy
+from model.networks import Network
 from pipeline import dataset_info
 from trainer import config as config_lib
 from trainer import distribution, training
@@ -32,11 +33,11 @@ def small_network():
         name: ResizeLike()([keras.layers.Conv2D(CLASSES, 1, name=name)(x), pixels])
         for name in ("logits", "auxiliary_logits")
     }
-    return keras.Model(pixels, outputs), CrossEntropy(AUXILIARY_WEIGHT)
+    return Network(keras.Model(pixels, outputs), CrossEntropy(AUXILIARY_WEIGHT), None)
 
 
 def small_pspnet():
-    return model.networks.build(
+    return networks.build(
         "pspnet",
         num_classes=CLASSES,
         class_colors=np.zeros((CLASSES, 3)),
@@ -47,7 +48,7 @@ def small_pspnet():
         bins=(1, 2),
         head_channels=8,
         dropout=0.0,
-        auxiliary_weight=AUXILIARY_WEIGHT,
+        loss={"auxiliary_weight": AUXILIARY_WEIGHT},
     )
 
 
@@ -71,12 +72,11 @@ class Stepper:
         self._strategy = strategy
         keras.utils.set_random_seed(1)
         with strategy.scope():
-            self.network, objective = build()
+            network = build()
+            self.model = network.model
             self.optimizer = training.build_optimizer(options, STEPS + 1)
-            self.optimizer.build(self.network.trainable_variables)
-        self._step = training.make_step(
-            strategy, self.network, objective, self.optimizer, options.clip_norm
-        )
+            self.optimizer.build(self.model.trainable_variables)
+        self._step = training.make_step(strategy, network, self.optimizer, options.clip_norm)
 
     def __call__(self, batch):
         """Loss and norm of a step on a global batch."""
@@ -91,7 +91,7 @@ class Stepper:
         return self._step(values).numpy()
 
     def state(self):
-        return {v.path: v.numpy() for v in self.network.variables if v.dtype != "uint32"}
+        return {v.path: v.numpy() for v in self.model.variables if v.dtype != "uint32"}
 
 
 def numpy_loss(outputs, labels):
@@ -137,10 +137,10 @@ def test_two_replicas_are_one_device(mirrored_strategy, build, name, clip_norm, 
     )
     one = Stepper(distribution.create_strategy("one"), build, options)
     two = Stepper(mirrored_strategy, build, options)
-    reference, _ = build()
+    reference = build().model
     start = one.state()
     for batch in uneven_batches():
-        reference.set_weights(one.network.get_weights())
+        reference.set_weights(one.model.get_weights())
         expected_loss, gradients = reference_loss_and_gradients(reference, batch)
         expected_norm = np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in gradients))
         assert expected_norm > 1.05 * clip_norm  # else clipping would go untested
@@ -164,16 +164,16 @@ def test_a_step_on_two_replicas_is_the_formula_of_gradient_descent(mirrored_stra
         clip_norm=clip_norm,
     )  # fmt: skip
     stepper = Stepper(mirrored_strategy, small_network, options)
-    reference, _ = small_network()
-    reference.set_weights(stepper.network.get_weights())
+    reference = small_network().model
+    reference.set_weights(stepper.model.get_weights())
     batch = uneven_batches()[0]
     _, gradients = reference_loss_and_gradients(reference, batch)
     norm = np.sqrt(sum((g**2).sum() for g in gradients))
     factor = 0.15 * (min(1, clip_norm / norm) if clip_norm else 1)  # half-way in the warm-up
-    before = [v.numpy() for v in stepper.network.trainable_variables]
+    before = [v.numpy() for v in stepper.model.trainable_variables]
     stepper(batch)
     for variable, weight, gradient in zip(
-        stepper.network.trainable_variables, before, gradients, strict=True
+        stepper.model.trainable_variables, before, gradients, strict=True
     ):
         np.testing.assert_allclose(variable.numpy(), weight - factor * gradient, atol=1e-6)
 
@@ -183,15 +183,15 @@ def test_weight_decay_shrinks_kernels_alone(name):
     options = OptimizerConfig(name=name, learning_rate=0.5, warmup_steps=0, weight_decay=0.1)
     stepper = Stepper(distribution.create_strategy("one"), small_network, options)
     rng = np.random.default_rng(0)
-    for variable in stepper.network.trainable_variables:
+    for variable in stepper.model.trainable_variables:
         variable.assign(rng.uniform(0.5, 1.5, variable.shape))
-    before = {v.path: v.numpy() for v in stepper.network.trainable_variables}
+    before = {v.path: v.numpy() for v in stepper.model.trainable_variables}
     # Without a valid pixel all gradients are 0, and only weight decay is left.
     batch = uneven_batches()[0]
     batch["label"] = np.full_like(batch["label"], IGNORE_LABEL)
     assert stepper(batch).tolist() == [0, 0]
     kinds = set()
-    for variable in stepper.network.trainable_variables:
+    for variable in stepper.model.trainable_variables:
         kind = variable.path.rpartition("/")[2]
         kinds.add(kind)
         factor = 1 - 0.5 * 0.1 if kind == "kernel" else 1.0
@@ -352,7 +352,11 @@ def test_a_damaged_list_of_checkpoints_does_not_start_the_run_anew(
 
 def test_a_slip_in_the_flags_does_not_occupy_the_folder(tiny_config, records_dir, tmp_path):
     folder = tmp_path / "run"
-    for name, value in (("model.name", "psnet"), ("model.depth", 19), ("model.bins", [1, 1])):
+    for name, value in (
+        ("model.name", "psnet"),
+        ("model.backbone", "resnet19"),
+        ("model.bins", [1, 1]),
+    ):
         config = config_lib.override(tiny_config, name, value)
         with pytest.raises(config_lib.ConfigError, match="cannot be built") as caught:
             train(config, records_dir, folder)
@@ -365,8 +369,8 @@ def as_received(value):
 
 
 def test_what_has_no_effect_is_refused(records_dir, tmp_path):
-    config = config_lib.override(config_lib.preset("article"), "model.depth", 50)
-    with pytest.raises(config_lib.ConfigError, match=r"model\.depth=50 has no effect"):
+    config = config_lib.override(config_lib.preset("article"), "model.backbone", "resnet50")
+    with pytest.raises(config_lib.ConfigError, match=r"model\.backbone='resnet50' has no effect"):
         train(config, records_dir, tmp_path / "run")
 
 

@@ -1,0 +1,74 @@
+"""The backbones by name."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+
+from model.features import Features
+from model.resnet import resnet
+
+BACKBONES: dict[str, Callable[..., Features]] = {
+    "resnet18": functools.partial(resnet, depth=18),
+    "resnet34": functools.partial(resnet, depth=34),
+    "resnet50": functools.partial(resnet, depth=50),
+    "resnet101": functools.partial(resnet, depth=101),
+}
+"""Functions of pixels in 0 to 255, float32 [B, H, W, 3]; see `build`."""
+
+OUTPUT_STRIDES = (8, 16, 32)
+
+
+def build(
+    name: str,
+    pixels: Any,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    output_stride: int = 8,
+    width_multiplier: float = 1.0,
+    deep_stem: bool = False,
+) -> Features:
+    """Builds a backbone.
+
+    Args:
+      name: One of `BACKBONES`.
+      pixels: Keras tensor of RGB in 0 to 255, float32 [B, H, W, 3]; H and W may be None.
+      mean: Mean of the red, green and blue of the training pixels, 0 to 255.
+      std: Their standard deviation, in the same units.
+      output_stride: Pixels a feature of the last stage stands for, 8, 16 or 32.
+      width_multiplier: Factor of all channel counts.
+      deep_stem: Three 3x3 convolutions in place of a ResNet's 7x7.
+
+    Returns:
+      The features of each stage.
+
+    Raises:
+      ValueError: If an argument is not as said above, or not one that the backbone takes.
+    """
+    if name not in BACKBONES:
+        raise ValueError(f"`backbone` must be one of {sorted(BACKBONES)}. Received: {name!r}")
+    if output_stride not in OUTPUT_STRIDES:
+        raise ValueError(
+            f"`output_stride` must be one of {OUTPUT_STRIDES}. Received: {output_stride}"
+        )
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise ValueError(
+            "`mean` and `std` must have three numbers each, those of `std` above 0. "
+            f"Received: mean={mean}, std={std}"
+        )
+    inputs = keras.layers.Rescaling(
+        scale=[1 / float(s) for s in std],
+        offset=[-float(m) / float(s) for m, s in zip(mean, std, strict=True)],
+        dtype="float32",
+        name="normalize",
+    )(pixels)
+    return BACKBONES[name](
+        inputs,
+        output_stride=output_stride,
+        width_multiplier=width_multiplier,
+        deep_stem=deep_stem,
+    )
