@@ -1,0 +1,55 @@
+"""Times one of our networks: inference, and a step of training as every run takes it.
+
+python -m benchmarks.keras_step PRESET BATCH_SIZE SIDE SECONDS [NAME=VALUE ...]
+"""
+
+from __future__ import annotations
+
+import sys
+
+import keras
+import numpy as np
+
+from benchmarks.stopwatch import measure, report
+from pipeline.dataset_info import DatasetInfo
+from pipeline.palette import CITYSCAPES
+from trainer import config as config_lib
+from trainer.startup import start_tensorflow
+
+start_tensorflow()
+
+import tensorflow as tf  # noqa: E402
+
+from trainer import distribution, run_folder, training  # noqa: E402
+
+
+def main(preset: str, batch_size: str, side: str, seconds: str, *changes: str) -> None:
+    assignments = [config_lib.parse_assignment(change) for change in changes]
+    config = config_lib.override_all(config_lib.preset(preset), assignments)
+    info = DatasetInfo("", {}, CITYSCAPES, mean=[127.5] * 3, std=[127.5] * 3, provenance={})
+    shape = (int(batch_size), int(side), int(side))
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": tf.constant(rng.uniform(0, 255, (*shape, 3)), tf.float32),
+        "label": tf.constant(rng.integers(0, info.palette.num_classes, shape), tf.uint8),
+    }
+    strategy = distribution.create_strategy("one")
+    with strategy.scope():
+        network = run_folder.build_network(config, info)
+        optimizer = training.build_optimizer(config.optimizer, config.steps)
+        optimizer.build(network.model.trainable_variables)
+    heads = network.model.output.items()
+    model = keras.Model(
+        network.model.input, {name: x for name, x in heads if not name.startswith("auxiliary")}
+    )
+    predict = tf.function(lambda: model(batch["image"], training=False))
+    step = training.make_step(strategy, network, optimizer)
+    report(
+        sum(int(np.prod(w.shape)) for w in network.model.trainable_weights),
+        forward=measure(lambda: [x.numpy() for x in predict().values()], float(seconds)),
+        step=measure(lambda: step(batch).numpy(), float(seconds)),
+    )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
