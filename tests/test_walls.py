@@ -151,6 +151,7 @@ def test_packages_from_outside(module, allowed):
         ("pipeline.inspect", set()),
         ("trainer.task", set()),
         ("trainer.config", set()),
+        ("trainer.config_flags", set()),
         ("trainer.training", {"tensorflow", "keras"}),
         ("trainer.prediction", {"tensorflow", "keras"}),
     ],

@@ -239,6 +239,7 @@ def test_help_imports_no_tensorflow(module):
     assert f"python -m trainer.{module} --" in result.stdout
     flag = "--saved_model" if module == "predict" else "--model_dir"
     assert flag in result.stdout
+    assert ("--preset" in result.stdout) == (module == "task")
 
 
 def test_a_run_killed_and_repeated_by_its_config_is_the_run_without_a_break(

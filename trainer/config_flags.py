@@ -1,0 +1,47 @@
+"""The flags --preset, --config and --set, and the configuration that they describe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from absl import flags
+
+from pipeline.errors import UserError
+from trainer import config as config_lib
+from trainer.config import Config
+
+_PRESET = flags.DEFINE_enum(
+    "preset", "pspnet_resnet18", list(config_lib.PRESETS), "Configuration to start from."
+)
+_CONFIG = flags.DEFINE_string("config", None, "config.json of a run to start from instead.")
+_SET = flags.DEFINE_multi_string(
+    "set", [], "Any other value of the configuration, such as --set model.dropout=0.2; repeatable."
+)
+
+
+def configuration(values: Mapping[str, Any] | None = None) -> Config:
+    """The configuration that the flags describe.
+
+    Args:
+      values: Of the command's own flags by the field's name, such as ``optimizer.learning_rate``
+        for --learning_rate; None for a flag that was not given. --set comes after them.
+
+    Raises:
+      UserError: Where a value cannot be used.
+    """
+    if _CONFIG.value and _PRESET.present:
+        raise UserError("--config and --preset both say where to start from; give one of them.")
+    config = _read(_CONFIG.value) if _CONFIG.value else config_lib.preset(_PRESET.value)
+    for name, value in (values or {}).items():
+        if value is not None:
+            config = config_lib.override(config, name, value, f"--{name.rpartition('.')[2]}")
+    return config_lib.override_all(config, [config_lib.parse_assignment(t) for t in _SET.value])
+
+
+def _read(path: str) -> Config:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return Config.from_json(file.read(), path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--config {path!r} cannot be read: {error}.") from error
