@@ -1,4 +1,4 @@
-"""The article's "simple PSPNet": full resolution throughout, and colours as its output."""
+"""The article's "simple PSPNet": full resolution throughout, with colours or classes as output."""
 
 from __future__ import annotations
 
@@ -54,6 +54,16 @@ def _pyramid(features: Any) -> Any:
     return keras.layers.Concatenate(name="pyramid_concat")(branches)
 
 
+def _network(channels: int) -> tuple[Any, Any]:
+    """Pixels, and what the last convolution makes of them: Keras tensors [B, H, W, channels]."""
+    pixels = keras.Input([None, None, 3], dtype="float32", name="pixels")
+    x = keras.layers.Rescaling(1 / 255, dtype="float32", name="normalize")(pixels)
+    x = _residual_block(x, (32, 32, 64), "block1")
+    x = _residual_block(x, (64, 64, 128), "block2")
+    x = _residual_block(x, (128, 128, 256), "block3")
+    return pixels, _conv_unit(_pyramid(x), channels, 3, "head", initializer="glorot_uniform")
+
+
 def article() -> keras.Model:
     """Builds the article's network as it was published, for pixels of any size.
 
@@ -69,11 +79,26 @@ def article() -> keras.Model:
     Reference: the code in
     https://ztlevi.gitbook.io/ml-101/computer-vision/segmentation/pspnet.
     """
-    pixels = keras.Input([None, None, 3], dtype="float32", name="pixels")
-    x = keras.layers.Rescaling(1 / 255, dtype="float32", name="normalize")(pixels)
-    x = _residual_block(x, (32, 32, 64), "block1")
-    x = _residual_block(x, (64, 64, 128), "block2")
-    x = _residual_block(x, (128, 128, 256), "block3")
-    x = _conv_unit(_pyramid(x), 3, 3, "head", initializer="glorot_uniform")
+    pixels, x = _network(3)
     colors = keras.layers.Activation("sigmoid", dtype="float32", name="colors")(x)
     return keras.Model(pixels, {"colors": colors}, name="article")
+
+
+def article_classes(num_classes: int) -> keras.Model:
+    """Builds the article's network with a score for each class in place of the three colours.
+
+    Args:
+      num_classes: Number of classes, K.
+
+    Returns:
+      A model from RGB pixels in 0 to 255, uint8 or float32 [B, H, W, 3], to a dict of ``logits``,
+      float32 [B, H, W, K].
+
+    Raises:
+      ValueError: If ``num_classes`` is below 1.
+    """
+    if num_classes < 1:
+        raise ValueError(f"`num_classes` must be 1 or more. Received: {num_classes}")
+    pixels, x = _network(num_classes)
+    logits = keras.layers.Activation("linear", dtype="float32", name="logits")(x)
+    return keras.Model(pixels, {"logits": logits}, name="article_classes")

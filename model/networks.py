@@ -11,14 +11,28 @@ import keras
 import numpy.typing as npt
 
 from model import backbones
-from model.article import article
+from model.article import article, article_classes
+from model.deeplabv3 import deeplabv3
+from model.deeplabv3plus import deeplabv3plus
+from model.fcn import fcn8s, fcn32s
 from model.heads import convolutional_head
 from model.layers import ResizeLike
 from model.losses import ColorRegression, CrossEntropy, Objective
 from model.pspnet import pspnet
+from model.unet import unet
 
-DECODERS: dict[str, Callable[..., Any]] = {"pspnet": pspnet}
-"""Functions of `Features`, the number of classes and options to scores of any size."""
+DECODERS: dict[str, Callable[..., Any]] = {
+    "deeplabv3": deeplabv3,
+    "deeplabv3plus": deeplabv3plus,
+    "fcn32s": fcn32s,
+    "fcn8s": fcn8s,
+    "pspnet": pspnet,
+    "unet": unet,
+}
+"""Functions of `Features`, the number of classes and options to scores of any size.
+
+All take ``dropout``; one that takes ``output_stride`` is told the backbone's.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,14 +62,15 @@ def segmentation_network(
     output_stride: int = 8,
     width_multiplier: float = 1.0,
     deep_stem: bool = False,
-    auxiliary_head: bool = True,
-    head_channels: int = 512,
+    auxiliary_channels: int = 256,
     dropout: float = 0.1,
     **decoder_options: Any,
 ) -> tuple[keras.Model, keras.Model]:
     """Builds a backbone and a decoder, for pixels of any size.
 
-    The auxiliary head sits on stage 3, has half the head's channels, and only helps training.
+    The auxiliary head sits on stage 3 and only helps training. It is PSPNet's (Zhao et al. 2017,
+    section 3.3; its 256 channels from hszhao/semseg); the other decoders get it too, so that
+    they are compared alike.
 
     Args:
       decoder: One of `DECODERS`.
@@ -66,8 +81,7 @@ def segmentation_network(
       output_stride: The same.
       width_multiplier: The same.
       deep_stem: The same.
-      auxiliary_head: Whether there is an auxiliary head.
-      head_channels: Of the head's convolution before the classifier.
+      auxiliary_channels: Of the auxiliary head's convolution; 0 for no such head.
       dropout: Share of the heads' channels dropped in training.
       **decoder_options: For the decoder.
 
@@ -81,8 +95,8 @@ def segmentation_network(
     """
     if num_classes < 1:
         raise ValueError(f"`num_classes` must be 1 or more. Received: {num_classes}")
-    if head_channels < 2:
-        raise ValueError(f"`head_channels` must be 2 or more. Received: {head_channels}")
+    if auxiliary_channels < 0:
+        raise ValueError(f"`auxiliary_channels` must be 0 or more. Received: {auxiliary_channels}")
     if not 0 <= dropout < 1:
         raise ValueError(f"`dropout` must be at least 0 and below 1. Received: {dropout}")
     pixels = keras.Input([None, None, 3], dtype="float32", name="pixels")
@@ -95,13 +109,13 @@ def segmentation_network(
         width_multiplier=width_multiplier,
         deep_stem=deep_stem,
     )
-    x = decoder(
-        features, num_classes, head_channels=head_channels, dropout=dropout, **decoder_options
-    )
+    if "output_stride" in _options(decoder):
+        decoder_options["output_stride"] = output_stride
+    x = decoder(features, num_classes, dropout=dropout, **decoder_options)
     outputs = {"logits": ResizeLike(name="head_resize")([x, pixels])}
-    if auxiliary_head:
+    if auxiliary_channels:
         x = convolutional_head(
-            features.stage3, head_channels // 2, num_classes, dropout, "auxiliary"
+            features.stage3, auxiliary_channels, num_classes, dropout, "auxiliary"
         )
         outputs["auxiliary_logits"] = ResizeLike(name="auxiliary_resize")([x, pixels])
     return keras.Model(pixels, outputs), keras.Model(pixels, list(features), name=backbone)
@@ -118,7 +132,7 @@ def _options(*functions: Callable) -> frozenset[str]:
 
 
 OPTIONS = {name: _options(segmentation_network, decoder) for name, decoder in DECODERS.items()}
-OPTIONS["article"] = _options(article)
+OPTIONS |= {"article": _options(article), "article_classes": _options(article_classes)}
 """The networks that can be built, and the options each takes."""
 
 
@@ -138,9 +152,11 @@ def build(
       name: One of `OPTIONS`.
       num_classes: Number of classes, K.
       class_colors: Colour of each class, RGB in 0 to 255, [K, 3]; only ``article`` reads it.
-      mean: Mean of the red, green and blue of the training pixels; ``article`` does not read it.
-      std: Their standard deviation; ``article`` does not read it.
-      loss: Options of the objective; ``article`` has none.
+      mean: Mean of the red, green and blue of the training pixels; the article's networks do not
+        read it.
+      std: Their standard deviation; the same.
+      loss: Options of the objective; ``article`` has none. An ``auxiliary_weight`` of 0 leaves
+        the auxiliary head out.
       **options: Of the network.
 
     Raises:
@@ -156,6 +172,10 @@ def build(
     if name == "article":
         return Network(article(), ColorRegression(class_colors), None)
     objective = CrossEntropy(**loss)
+    if name == "article_classes":
+        return Network(article_classes(num_classes), objective, None)
+    if objective.auxiliary_weight == 0:
+        options["auxiliary_channels"] = 0
     model, backbone = segmentation_network(
         DECODERS[name], num_classes, mean=mean, std=std, **options
     )

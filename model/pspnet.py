@@ -47,6 +47,8 @@ def pspnet(
         raise ValueError(
             f"`bins` must not outnumber the {x.shape[-1]} channels of stage 4. Received: {bins}"
         )
+    if head_channels < 1:
+        raise ValueError(f"`head_channels` must be 1 or more. Received: {head_channels}")
     branches = [x]
     pooled = AdaptiveAveragePooling(bins, name="pyramid_pool")(x)
     for size, average in zip(bins, pooled, strict=True):

@@ -23,13 +23,15 @@ class ModelConfig:
     """The network; see `model.networks`. Its decoder may not take all that follows the name.
 
     Attributes:
-      name: Of the decoder, or ``article``.
+      name: Of the decoder, or ``article`` or ``article_classes``.
       backbone: Its name, of `model.backbones`.
       output_stride: Input pixels per feature, 8, 16 or 32.
       width_multiplier: Factor of the backbone's channels.
       deep_stem: Three 3x3 convolutions in place of a ResNet's 7x7.
-      bins: Of the pyramid pooling module.
-      head_channels: Of the head's last convolution before the classifier.
+      auxiliary_channels: Of the auxiliary head; 0 for none.
+      bins: Of PSPNet's pyramid pooling module.
+      atrous_rates: Of DeepLab's pyramid, at an output stride of 16.
+      head_channels: Of the decoder's convolutions.
       dropout: Rate before the classifier.
     """
 
@@ -38,7 +40,9 @@ class ModelConfig:
     output_stride: int = 8
     width_multiplier: float = 1.0
     deep_stem: bool = False
+    auxiliary_channels: int = 256
     bins: tuple[int, ...] = (1, 2, 3, 6)
+    atrous_rates: tuple[int, ...] = (6, 12, 18)
     head_channels: int = 512
     dropout: float = 0.1
 
@@ -48,7 +52,7 @@ class LossConfig:
     """The loss of networks that give classes; see `model.losses.CrossEntropy`.
 
     Attributes:
-      auxiliary_weight: Of the auxiliary head's loss.
+      auxiliary_weight: Of the auxiliary head's loss; at 0 there is no such head.
     """
 
     auxiliary_weight: float = 0.4
@@ -163,19 +167,33 @@ PRESETS = {
         steps=30_000,
         batch_size=16,
     ),
+    # The others at their published output strides and widths, all else as above.
+    **{
+        f"{model.name}_resnet18": Config(preset=f"{model.name}_resnet18", model=model)
+        for model in (
+            ModelConfig(name="fcn32s", output_stride=32),
+            ModelConfig(name="fcn8s", output_stride=32),
+            ModelConfig(name="unet", output_stride=32),
+            ModelConfig(name="deeplabv3", output_stride=16, head_channels=256),
+            ModelConfig(name="deeplabv3plus", output_stride=16, head_channels=256),
+        )
+    },
     "demo": Config(
         preset="demo",
         steps=1200,
         data=Augmentation(crop_size=128, min_scale=1.0, max_scale=1.25),
-        model=ModelConfig(width_multiplier=0.25, head_channels=64),
+        model=ModelConfig(width_multiplier=0.25, head_channels=64, auxiliary_channels=32),
         optimizer=OptimizerConfig(learning_rate=3e-3),
     ),
-    "article": Config(
-        preset="article",
-        model=ModelConfig(name="article"),
-        data=Augmentation(min_scale=1.0, max_scale=1.0, flip=False, color_strength=0.0),
-        optimizer=OptimizerConfig(weight_decay=0.0, warmup_steps=0, power=0.0),
-    ),
+    **{
+        name: Config(
+            preset=name,
+            model=ModelConfig(name=name),
+            data=Augmentation(min_scale=1.0, max_scale=1.0, flip=False, color_strength=0.0),
+            optimizer=OptimizerConfig(weight_decay=0.0, warmup_steps=0, power=0.0),
+        )
+        for name in ("article", "article_classes")
+    },
 }
 
 

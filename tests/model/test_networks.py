@@ -15,11 +15,11 @@ DATA = {
     "mean": (70.0, 80.0, 75.0),
     "std": (40.0, 50.0, 60.0),
 }
-SMALL = {"width_multiplier": 0.125, "head_channels": 8}
+SMALL = {"width_multiplier": 0.125, "head_channels": 8, "auxiliary_channels": 8}
 
 
 def build(name, loss=None, **options):
-    small = {} if name == "article" else SMALL
+    small = {key: value for key, value in SMALL.items() if key in OPTIONS[name]}
     return networks.build(name, **{**DATA, "loss": loss or {}, **small, **options})
 
 
@@ -80,8 +80,13 @@ def test_main_head_alone_shares_the_weights(model):
     np.testing.assert_allclose(alone(pixels)["logits"], model(pixels)["logits"], atol=1e-6)
 
 
-def test_without_the_auxiliary_head():
-    assert sorted(build("pspnet", auxiliary_head=False).model.output) == ["logits"]
+@pytest.mark.parametrize(
+    "without", [{"auxiliary_channels": 0}, {"loss": {"auxiliary_weight": 0.0}}], ids=str
+)
+def test_without_the_auxiliary_head(without):
+    model = build("pspnet", **without).model
+    assert sorted(model.output) == ["logits"]
+    assert not any("auxiliary" in weight.path for weight in model.weights)
 
 
 def test_the_backbone_is_a_part_of_the_model():
@@ -120,7 +125,11 @@ def test_saved_model_takes_every_size(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "objective_type"),
-    [*((name, CrossEntropy) for name in sorted(DECODERS)), ("article", ColorRegression)],
+    [
+        *((name, CrossEntropy) for name in sorted(DECODERS)),
+        ("article", ColorRegression),
+        ("article_classes", CrossEntropy),
+    ],
 )
 def test_network_and_objective_fit(name, objective_type):
     network = build(name)
@@ -137,8 +146,11 @@ def test_options_reach_the_objective():
 
 
 def test_options_are_those_of_the_functions():
-    assert OPTIONS["article"] == set()
-    assert OPTIONS["pspnet"] >= {"bins", "backbone", "output_stride", "dropout", "head_channels"}
+    assert OPTIONS["article"] == OPTIONS["article_classes"] == set()
+    shared = {"backbone", "output_stride", "dropout", "auxiliary_channels"}
+    assert OPTIONS["pspnet"] >= shared | {"bins", "head_channels"}
+    assert OPTIONS["fcn8s"] >= shared
+    assert not OPTIONS["fcn8s"] & {"bins", "head_channels", "atrous_rates"}
 
 
 @pytest.mark.parametrize(
@@ -148,7 +160,8 @@ def test_options_are_those_of_the_functions():
         {"backbone": "resnet20"},
         {"output_stride": 12},
         {"width_multiplier": 0},
-        {"head_channels": 1},
+        {"head_channels": 0},
+        {"auxiliary_channels": -1},
         {"dropout": 1.0},
         {"mean": (1.0, 2.0)},
         {"std": (1.0, 2.0, 0.0)},
@@ -164,3 +177,9 @@ def test_refuses(argument):
 def test_refuses_an_unknown_name():
     with pytest.raises(ValueError, match=r"'article'.*'pspnet'.*Received: 'segnet'"):
         networks.build("segnet", **DATA, loss={})
+
+
+def test_a_decoder_is_told_the_output_stride():
+    for output_stride, rate in [(8, 12), (16, 6)]:
+        model = build("deeplabv3", output_stride=output_stride).model
+        assert model.get_layer("aspp_atrous1").dilation_rate == (rate, rate)

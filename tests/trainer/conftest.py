@@ -27,6 +27,7 @@ def tiny_config():
             ("model.width_multiplier", 0.125),
             ("model.bins", [1, 2]),
             ("model.head_channels", 16),
+            ("model.auxiliary_channels", 8),
             ("optimizer.name", "sgd"),
             ("optimizer.learning_rate", 0.1),
             ("optimizer.warmup_steps", 5),

@@ -47,6 +47,7 @@ def small_pspnet():
         width_multiplier=0.125,
         bins=(1, 2),
         head_channels=8,
+        auxiliary_channels=4,
         dropout=0.0,
         loss={"auxiliary_weight": AUXILIARY_WEIGHT},
     )
