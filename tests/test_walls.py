@@ -150,6 +150,7 @@ def test_packages_from_outside(module, allowed):
         ("pipeline.dataset_info", set()),
         ("pipeline.inspect", set()),
         ("trainer.task", set()),
+        ("trainer.summary", set()),
         ("trainer.config", set()),
         ("trainer.config_flags", set()),
         ("trainer.training", {"tensorflow", "keras"}),

@@ -15,6 +15,7 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -94,11 +95,22 @@ def load(model_dir: str) -> tuple[Config, DatasetInfo]:
 
 
 def build_network(config: Config, info: DatasetInfo) -> Network:
-    """Builds the network of a configuration, randomly initialised from its seed.
+    """Builds the network of a configuration for records, randomly initialised from its seed.
 
     Raises:
       ConfigError: Where the network does not take a value.
     """
+    return build_network_for(
+        config,
+        num_classes=info.palette.num_classes,
+        class_colors=info.palette.class_colors,
+        mean=info.mean,
+        std=info.std,
+    )
+
+
+def build_network_for(config: Config, **data: Any) -> Network:
+    """The same, with what `networks.build` asks about the data said one by one."""
     keras.utils.set_random_seed(config.seed)
     values = dataclasses.asdict(config.model)
     name = values.pop("name")
@@ -110,10 +122,7 @@ def build_network(config: Config, info: DatasetInfo) -> Network:
     try:
         return networks.build(
             name,
-            num_classes=info.palette.num_classes,
-            class_colors=info.palette.class_colors,
-            mean=info.mean,
-            std=info.std,
+            **data,
             loss=dataclasses.asdict(config.loss),
             **{key: value for key, value in values.items() if key in options},
         )

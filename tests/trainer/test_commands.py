@@ -227,7 +227,7 @@ def test_what_only_the_folders_show_is_a_sentence_too(folders, run_command, tmp_
     assert not folders["run"].exists()
 
 
-@pytest.mark.parametrize("module", ["task", "evaluate", "export", "predict"])
+@pytest.mark.parametrize("module", ["task", "evaluate", "export", "predict", "summary"])
 def test_help_imports_no_tensorflow(module):
     result = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", f"trainer.{module}", "--help"],
@@ -237,9 +237,9 @@ def test_help_imports_no_tensorflow(module):
     assert "absl.flags" in imported
     assert not imported & {"tensorflow", "keras", "apache_beam", "cv2", "matplotlib"}
     assert f"python -m trainer.{module} --" in result.stdout
-    flag = "--saved_model" if module == "predict" else "--model_dir"
+    flag = {"predict": "--saved_model", "summary": "--size"}.get(module, "--model_dir")
     assert flag in result.stdout
-    assert ("--preset" in result.stdout) == (module == "task")
+    assert ("--preset" in result.stdout) == (module in ("task", "summary"))
 
 
 def test_a_run_killed_and_repeated_by_its_config_is_the_run_without_a_break(

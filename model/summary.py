@@ -1,0 +1,165 @@
+"""A network layer by layer: shapes, parameters, multiply-adds, and the backbone's receptive field.
+
+The receptive field's recurrence is that of Araujo, Norris and Sim, "Computing Receptive Fields of
+Convolutional Neural Networks", Distill 2019.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from model.networks import Network
+from model.pooling import AdaptiveAveragePooling
+
+PARTS = ("network", "backbone", "decoder", "auxiliary head")
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerSummary:
+    """A layer of a network, for one picture.
+
+    Attributes:
+      name: Of the layer.
+      kind: Its class.
+      part: One of `PARTS`; ``network`` where there is no backbone.
+      shapes: Of its outputs, mostly one, each (H, W, C).
+      parameters: Number of its trainable weights; batch normalisation's statistics are none.
+      multiply_adds: Of its kernels: (positions of the output) * (numbers in the kernels), which is
+        so for convolutions, dilated and depthwise ones too, and for dense layers. Biases,
+        normalisation, activations, pooling and resizing are left out, as is usual.
+    """
+
+    name: str
+    kind: str
+    part: str
+    shapes: tuple[tuple[int, ...], ...]
+    parameters: int
+    multiply_adds: int
+
+
+def layer_summaries(network: Network, height: int, width: int) -> list[LayerSummary]:
+    """The layers of a network at one size of picture, part by part.
+
+    TensorFlow's profiler is not used: it reads a dilated convolution as what it is computed by,
+    where the features are padded to a multiple of the rate, and counts the padding.
+
+    Args:
+      network: A network.
+      height: Of the picture, 1 or more.
+      width: The same.
+    """
+    operations = network.model.operations
+    # Traced, not computed: only the graph knows all shapes, and it needs no time.
+    all_outputs = keras.Model(network.model.input, [operation.output for operation in operations])
+    traced = tf.function(lambda pixels: all_outputs(pixels, training=False)).get_concrete_function(
+        tf.TensorSpec([1, height, width, 3])
+    )
+    layers = [
+        _layer_summary(operation, _part(operation, network), tf.nest.flatten(outputs))
+        for operation, outputs in zip(operations, traced.structured_outputs, strict=True)
+    ]
+    return sorted(layers, key=lambda layer: PARTS.index(layer.part))
+
+
+def _part(operation: Any, network: Network) -> str:
+    if network.backbone is None:
+        return "network"
+    if any(operation is other for other in network.backbone.operations):
+        return "backbone"
+    return "auxiliary head" if operation.name.startswith("auxiliary") else "decoder"
+
+
+def _layer_summary(operation: Any, part: str, outputs: list[tf.Tensor]) -> LayerSummary:
+    weights = [tuple(weight.shape) for weight in getattr(operation, "trainable_weights", [])]
+    shapes = tuple(tuple(output.shape.as_list()[1:]) for output in outputs)
+    positions = math.prod(shapes[0][:-1])
+    return LayerSummary(
+        name=operation.name,
+        kind=type(operation).__name__,
+        part=part,
+        shapes=shapes,
+        parameters=sum(map(math.prod, weights)),
+        multiply_adds=positions * sum(math.prod(shape) for shape in weights if len(shape) > 1),
+    )
+
+
+def output_stride_and_receptive_field(backbone: keras.Model) -> tuple[int, float]:
+    """Pixels between neighbours of stage 4, and the side of the square of pixels that each sees.
+
+    The side is infinite where an average over the whole picture has been taken on the way.
+
+    Args:
+      backbone: From pixels to `Features`, of layers that keep or reduce the size.
+    """
+    of_tensor = {id(backbone.input): (1, 1.0)}
+    for operation in backbone.operations:
+        if isinstance(operation, keras.layers.InputLayer):
+            continue
+        inputs = [of_tensor[id(x)] for x in tf.nest.flatten(operation.input)]
+        strides, fields = zip(*inputs, strict=True)
+        result = _after(operation, max(strides), max(fields))
+        of_tensor |= {id(x): result for x in tf.nest.flatten(operation.output)}
+    return of_tensor[id(backbone.outputs[-1])]
+
+
+_SEES_ALL = (
+    AdaptiveAveragePooling,
+    keras.layers.GlobalAveragePooling2D,
+    keras.layers.GlobalMaxPooling2D,
+)
+
+
+def _after(operation: Any, stride: int, field: float) -> tuple[int, float]:
+    """Stride and field after an operation; features beyond its centre are (stride) pixels apart."""
+    if isinstance(operation, _SEES_ALL):
+        return stride, math.inf
+    kernel_size = getattr(operation, "kernel_size", getattr(operation, "pool_size", (1, 1)))
+    rate = getattr(operation, "dilation_rate", (1, 1))[0]
+    step = getattr(operation, "strides", (1, 1))[0]
+    return stride * step, field + (kernel_size[0] - 1) * rate * stride
+
+
+def text(network: Network, height: int, width: int) -> str:
+    """What `layer_summaries` and `output_stride_and_receptive_field` find, as lines to read."""
+    layers = layer_summaries(network, height, width)
+    rows = [("part", "layer", "kind", "output", "parameters", "GMAC")]
+    for layer in layers:
+        shapes = ", ".join("x".join(map(str, shape)) for shape in layer.shapes)
+        gmac = f"{layer.multiply_adds / 1e9:.4f}"
+        rows.append((layer.part, layer.name, layer.kind, shapes, f"{layer.parameters:,}", gmac))
+    lines = [*_columns(rows), "", f"Parameters: {sum(layer.parameters for layer in layers):,}"]
+    for part in PARTS:
+        of_part = [layer for layer in layers if layer.part == part]
+        if of_part:
+            lines.append(
+                f"  {part}: {sum(layer.parameters for layer in of_part):,}, "
+                f"{sum(layer.multiply_adds for layer in of_part) / 1e9:.2f} GMAC"
+            )
+    inference = sum(layer.multiply_adds for layer in layers if layer.part != "auxiliary head")
+    lines.append(
+        f"Inference, a picture {width} wide and {height} high: {2 * inference / 1e9:.2f} GFLOPs, "
+        "two for each multiply-add of convolutions and dense layers, without the auxiliary head"
+    )
+    if network.backbone is not None:
+        stride, field = output_stride_and_receptive_field(network.backbone)
+        sees = "the whole picture" if math.isinf(field) else f"{field:.0f} pixels a side"
+        lines += [f"Output stride: {stride}", f"Receptive field of stage 4: {sees}"]
+    return "\n".join(lines)
+
+
+def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Texts to the left and, in the last two columns, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if index < len(row) - 2 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
