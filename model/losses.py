@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -16,22 +17,23 @@ IGNORE_LABEL = 255
 class Objective(Protocol):
     """A loss and the reading of the outputs that belongs to it.
 
-    The loss comes as a sum and a count, not as a mean: void pixels are spread unevenly, so the
-    mean over a global batch is (sum over replicas) / (count over replicas), and not the mean of
-    the replicas' means.
+    The loss is a sum of T means, and each comes as a sum and a count: pixels that count are spread
+    unevenly, so the mean over a global batch is (sum over replicas) / (count over replicas), and
+    not the mean of the replicas' means.
     """
 
     def loss(
         self, outputs: Mapping[str, tf.Tensor], labels: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The loss summed over the valid pixels, and their number.
+        """The loss's terms: summed over the pixels that count for each, and the pixels' numbers.
 
         Args:
           outputs: What the network returned, each [B, H, W, ...].
           labels: Train ids, an integer type [B, H, W]; 255 is ignored.
 
         Returns:
-          Two float32 scalars. Without a valid pixel both are 0, and so are all gradients.
+          Sums and counts, float32 [T] each. Without a valid pixel both are 0, and so are all
+          gradients. Each picture's share in them depends on that picture alone.
         """
         ...
 
@@ -47,43 +49,113 @@ def _valid(labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return valid, tf.where(valid, labels, 0)
 
 
-def _sum_and_count(per_pixel: tf.Tensor, valid: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _sum_and_count(per_pixel: tf.Tensor, counts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     # A float32 counts exactly up to 2**24 pixels: eight Cityscapes pictures a replica.
     return (
-        tf.reduce_sum(tf.where(valid, per_pixel, 0.0)),
-        tf.reduce_sum(tf.cast(valid, tf.float32)),
+        tf.reduce_sum(tf.where(counts, per_pixel, 0.0)),
+        tf.reduce_sum(tf.cast(counts, tf.float32)),
     )
+
+
+def hard_pixels(
+    per_pixel: tf.Tensor, valid: tf.Tensor, threshold: float, min_kept: float
+) -> tf.Tensor:
+    """The pixels that online hard example mining keeps, of each picture by itself.
+
+    Kept are the valid pixels whose true class has at most the probability ``threshold``, and at
+    least the ceil(min_kept * valid pixels) of greatest loss, with all that are as hard as the
+    last of these.
+
+    Args:
+      per_pixel: Cross-entropy, float32 [B, H, W].
+      valid: Which pixels may be kept, bool [B, H, W].
+      threshold: Above 0; 1 keeps every valid pixel.
+      min_kept: Share of a picture's valid pixels; at least one is kept, where there is one.
+
+    Returns:
+      bool [B, H, W].
+
+    Reference: Shrivastava, Gupta and Girshick, "Training Region-based Object Detectors with Online
+    Hard Example Mining", CVPR 2016; for pixels, with both limits, Wu, Shen and van den Hengel,
+    "High-performance Semantic Segmentation Using Very Deep Fully Convolutional Networks", 2016.
+    """
+
+    def rank(pixels: tf.Tensor) -> tf.Tensor:
+        share = tf.math.ceil(min_kept * tf.cast(pixels, tf.float32))
+        return tf.maximum(tf.cast(share, tf.int32), 1)
+
+    shape = tf.shape(per_pixel)
+    # No loss is negative, so that void pixels come last.
+    losses = tf.reshape(tf.where(valid, per_pixel, -1.0), [shape[0], -1])
+    hardest = tf.math.top_k(losses, rank(shape[1] * shape[2])).values
+    last = rank(tf.math.count_nonzero(valid, axis=[1, 2], dtype=tf.int32)) - 1
+    limit = tf.gather(hardest, last, batch_dims=1)
+    limit = tf.minimum(limit, -math.log(threshold))
+    # So said that a loss that is no number is kept, and told.
+    return tf.logical_and(valid, tf.logical_not(per_pixel < limit[:, tf.newaxis, tf.newaxis]))
 
 
 class CrossEntropy:
     """Softmax cross-entropy of ``logits``, plus a share of that of ``auxiliary_logits``.
 
+    With n over the pictures of all replicas and p over the pixels of a picture that count, it is
+
+        sum_np ce(logits) / sum_np 1 + auxiliary_weight * sum_np ce(auxiliary) / sum_np 1.
+
+    All valid pixels count, or, with ``ohem_threshold``, those that are hard for the head itself;
+    see `hard_pixels`.
+
     Reference: Zhao et al. 2017, section 3.3, where the share is 0.4.
 
     Args:
       auxiliary_weight: The share; it is of no effect on a network without the auxiliary head.
+      ohem_threshold: Probability of the true class up to which a pixel counts as hard; 0 for no
+        online hard example mining.
+      ohem_min_kept: Share of a picture's valid pixels that count at least, the hardest.
 
     Raises:
-      ValueError: If ``auxiliary_weight`` is negative.
+      ValueError: If ``auxiliary_weight`` is negative, or one of the others not in [0, 1].
     """
 
-    def __init__(self, auxiliary_weight: float = 0.4) -> None:
+    def __init__(
+        self,
+        auxiliary_weight: float = 0.4,
+        ohem_threshold: float = 0.0,
+        ohem_min_kept: float = 1 / 16,
+    ) -> None:
         if auxiliary_weight < 0:
             raise ValueError(
                 f"`auxiliary_weight` must not be negative. Received: {auxiliary_weight}"
             )
+        if not 0 <= ohem_threshold <= 1:
+            raise ValueError(f"`ohem_threshold` must be in [0, 1]. Received: {ohem_threshold}")
+        if not 0 <= ohem_min_kept <= 1:
+            raise ValueError(f"`ohem_min_kept` must be in [0, 1]. Received: {ohem_min_kept}")
         self.auxiliary_weight = auxiliary_weight
+        self.ohem_threshold = ohem_threshold
+        self.ohem_min_kept = ohem_min_kept
 
     def loss(
         self, outputs: Mapping[str, tf.Tensor], labels: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """See `Objective.loss`; a label that is neither a class nor 255 is an error on a CPU."""
+        """See `Objective.loss`; a label that is neither a class nor 255 is an error on a CPU.
+
+        There is a term for each head.
+        """
         valid, labels = _valid(labels)
-        per_pixel = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, outputs["logits"])
+        terms = [self._term(outputs["logits"], labels, valid)]
         if "auxiliary_logits" in outputs:
-            per_pixel += self.auxiliary_weight * tf.nn.sparse_softmax_cross_entropy_with_logits(
-                labels, outputs["auxiliary_logits"]
-            )
+            loss, count = self._term(outputs["auxiliary_logits"], labels, valid)
+            terms.append((self.auxiliary_weight * loss, count))
+        losses, counts = zip(*terms, strict=True)
+        return tf.stack(losses), tf.stack(counts)
+
+    def _term(
+        self, logits: tf.Tensor, labels: tf.Tensor, valid: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        per_pixel = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+        if self.ohem_threshold:
+            valid = hard_pixels(per_pixel, valid, self.ohem_threshold, self.ohem_min_kept)
         return _sum_and_count(per_pixel, valid)
 
     def scores(self, outputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
@@ -115,7 +187,8 @@ class ColorRegression:
         valid, labels = _valid(labels)
         truth = tf.gather(self.class_colors, labels)
         per_pixel = tf.reduce_mean(tf.math.squared_difference(outputs["colors"], truth), axis=-1)
-        return _sum_and_count(per_pixel, valid)
+        loss, count = _sum_and_count(per_pixel, valid)
+        return loss[tf.newaxis], count[tf.newaxis]
 
     def scores(self, outputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Minus the squared distance to each class's colour, float32 [B, H, W, K]."""

@@ -53,9 +53,14 @@ class LossConfig:
 
     Attributes:
       auxiliary_weight: Of the auxiliary head's loss; at 0 there is no such head.
+      ohem_threshold: Probability of the true class up to which a pixel trains (online hard example
+        mining), e.g. 0.7; 0 for all pixels.
+      ohem_min_kept: Share of each picture's valid pixels that trains at least, the hardest.
     """
 
     auxiliary_weight: float = 0.4
+    ohem_threshold: float = 0.0
+    ohem_min_kept: float = 1 / 16
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,7 +26,7 @@ from model.networks import OPTIONS, Network
 from pipeline import dataset_info
 from pipeline.dataset_info import DatasetInfo
 from pipeline.errors import UserError
-from trainer.config import Config, ConfigError, ModelConfig, differences
+from trainer.config import Config, ConfigError, LossConfig, ModelConfig, differences
 
 CONFIG_FILE = "config.json"
 CHECKPOINTS = ("best", "latest")
@@ -119,6 +119,9 @@ def build_network_for(config: Config, **data: Any) -> Network:
     for key, value in values.items():
         if known and key not in options and value != getattr(ModelConfig(), key):
             raise ConfigError(f"model.{key}={value!r} has no effect on the network {name!r}.")
+    for key, value in dataclasses.asdict(config.loss).items():
+        if name == "article" and value != getattr(LossConfig(), key):
+            raise ConfigError(f"loss.{key}={value!r} has no effect on the network {name!r}.")
     try:
         return networks.build(
             name,

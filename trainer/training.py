@@ -125,8 +125,8 @@ def make_step(
 ) -> Step:
     """One step of training that is the same on any number of replicas.
 
-    The loss is the sum over the valid pixels of all replicas divided by their number, and
-    gradients are clipped after they were summed.
+    Sums and counts of the loss are added up over the replicas before they are divided, and
+    gradients before they are clipped.
 
     Returns:
       A function of a distributed batch; it updates the network and returns loss and global
@@ -143,8 +143,8 @@ def make_step(
 
         with tf.GradientTape() as tape:
             outputs = network.model(batch["image"], training=True)
-            loss_sum, valid = network.objective.loss(outputs, batch["label"])
-            loss = loss_sum / tf.maximum(total(valid), 1.0)
+            sums, counts = network.objective.loss(outputs, batch["label"])
+            loss = tf.reduce_sum(sums / tf.maximum(total(counts), 1.0))
         gradients = total(tape.gradient(loss, [v.value for v in variables]))
         norm = tf.linalg.global_norm(gradients)
         if clip_norm:

@@ -1,10 +1,12 @@
 """Objectives against their formulas, and what void pixels must not do."""
 
+import math
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from model.losses import IGNORE_LABEL, ColorRegression, CrossEntropy
+from model.losses import IGNORE_LABEL, ColorRegression, CrossEntropy, hard_pixels
 
 CLASS_COLORS = np.array([[128, 64, 128], [0, 0, 142], [0, 0, 143], [255, 255, 255]], np.uint8)
 SHAPE = (2, 5, 6)
@@ -15,6 +17,11 @@ CASES = [
     (ColorRegression(CLASS_COLORS), {"colors": 3}),
 ]
 IDS = ["cross entropy", "cross entropy, one head", "color regression"]
+ALL_CASES = [
+    *CASES,
+    (CrossEntropy(ohem_threshold=0.25, ohem_min_kept=0.5), {"logits": 4, "auxiliary_logits": 4}),
+]
+ALL_IDS = [*IDS, "hard pixels"]
 
 
 def random_outputs(channels):
@@ -31,22 +38,89 @@ def random_labels(void=0.3):
     return np.where(rng.uniform(size=SHAPE) < void, IGNORE_LABEL, labels).astype(np.uint8)
 
 
+def numpy_cross_entropy(logits, labels):
+    """Of each pixel, float64 [B, H, W]; NaN where void."""
+    logits = logits.numpy().astype(np.float64)
+    losses = np.full(labels.shape, np.nan)
+    for at, label in np.ndenumerate(labels):
+        if label != IGNORE_LABEL:
+            losses[at] = np.log(np.exp(logits[at]).sum()) - logits[at][label]
+    return losses
+
+
 def test_cross_entropy_is_its_formula():
     outputs, labels = random_outputs(CASES[0][1]), random_labels()
+    losses, counts = CrossEntropy(auxiliary_weight=0.3).loss(outputs, labels)
+    expected = [
+        weight * np.nansum(numpy_cross_entropy(outputs[name], labels))
+        for name, weight in (("logits", 1), ("auxiliary_logits", 0.3))
+    ]
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    np.testing.assert_array_equal(counts, [(labels != IGNORE_LABEL).sum()] * 2)
 
-    def sum_of(logits):
-        logits = logits.numpy().astype(np.float64)
-        log_sum = np.log(np.exp(logits).sum(axis=-1))
-        return sum(
-            log_sum[at] - logits[at][label]
-            for at, label in np.ndenumerate(labels)
-            if label != IGNORE_LABEL
-        )
 
-    loss, count = CrossEntropy(auxiliary_weight=0.3).loss(outputs, labels)
-    expected = sum_of(outputs["logits"]) + 0.3 * sum_of(outputs["auxiliary_logits"])
-    assert float(loss) == pytest.approx(expected, rel=1e-5)
-    assert float(count) == (labels != IGNORE_LABEL).sum()
+def numpy_hard(losses, threshold, min_kept):
+    """One picture's sum and number of hard pixels, by going down the sorted losses."""
+    ranked = sorted(losses[~np.isnan(losses)].ravel(), reverse=True)
+    least = max(1, math.ceil(min_kept * len(ranked)))
+    kept = [loss for i, loss in enumerate(ranked) if i < least or np.exp(-loss) <= threshold]
+    return sum(kept), len(kept)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "min_kept"), [(0.2, 0.0), (0.25, 0.25), (0.25, 0.75), (1e-6, 0.5), (0.99, 0.125)]
+)
+def test_hard_pixels_are_their_formula(threshold, min_kept):
+    outputs, labels = random_outputs(CASES[0][1]), random_labels()
+    labels[1, :, 2:] = IGNORE_LABEL  # the shares are of the valid pixels
+    objective = CrossEntropy(0.3, ohem_threshold=threshold, ohem_min_kept=min_kept)
+    losses, counts = objective.loss(outputs, labels)
+    for i, (name, weight) in enumerate((("logits", 1), ("auxiliary_logits", 0.3))):
+        pictures = numpy_cross_entropy(outputs[name], labels)
+        sums, numbers = zip(*(numpy_hard(p, threshold, min_kept) for p in pictures), strict=True)
+        assert float(losses[i]) == pytest.approx(weight * sum(sums), rel=1e-5)
+        assert float(counts[i]) == sum(numbers)
+
+
+def test_each_head_has_hard_pixels_of_its_own():
+    labels = np.zeros((1, 1, 4), np.uint8)
+    logits = np.zeros((1, 1, 4, 2), np.float32)
+    logits[..., 0] = [[5, 5, 0, 0]]
+    outputs = {"logits": tf.constant(logits), "auxiliary_logits": tf.constant(logits[:, :, ::-1])}
+    objective = CrossEntropy(1.0, ohem_threshold=0.6, ohem_min_kept=0.0)
+    with tf.GradientTape() as tape:
+        tape.watch(outputs)
+        loss = tf.reduce_sum(objective.loss(outputs, labels)[0])
+    moved = {name: np.abs(g[0, 0]).sum(-1) > 0 for name, g in tape.gradient(loss, outputs).items()}
+    np.testing.assert_array_equal(moved["logits"], [False, False, True, True])
+    np.testing.assert_array_equal(moved["auxiliary_logits"], [True, True, False, False])
+
+
+def test_of_equally_hard_pixels_all_are_kept():
+    losses = tf.constant([[[1.0, 3.0, 2.0, 2.0, 2.0, 2.0]]])
+    kept = hard_pixels(losses, tf.ones_like(losses, tf.bool), 1e-9, 2 / 6)
+    np.testing.assert_array_equal(kept, [[[False, True, True, True, True, True]]])
+
+
+def test_a_picture_without_a_valid_pixel_keeps_none_and_does_not_touch_others():
+    losses = tf.constant([[[1.0, 2.0]], [[3.0, 4.0]]])
+    valid = tf.constant([[[False, False]], [[True, True]]])
+    kept = hard_pixels(losses, valid, 1e-9, 0.5)
+    np.testing.assert_array_equal(kept, [[[False, False]], [[False, True]]])
+
+
+def test_threshold_1_is_plain_cross_entropy():
+    outputs, labels = random_outputs(CASES[0][1]), random_labels()
+    outputs["logits"] *= 1000  # probabilities of exactly 1 and 0
+    plain = CrossEntropy().loss(outputs, labels)
+    np.testing.assert_array_equal(CrossEntropy(ohem_threshold=1.0).loss(outputs, labels), plain)
+
+
+def test_a_loss_that_is_no_number_is_not_hidden():
+    outputs = {"logits": tf.fill([*SHAPE, 4], np.nan)}
+    loss, count = CrossEntropy(ohem_threshold=0.7).loss(outputs, random_labels())
+    assert np.isnan(loss)
+    assert count > 0
 
 
 def test_color_regression_is_its_formula():
@@ -57,8 +131,8 @@ def test_color_regression_is_its_formula():
         if label != IGNORE_LABEL
     )
     loss, count = ColorRegression(CLASS_COLORS).loss(outputs, labels)
-    assert float(loss) == pytest.approx(expected, rel=1e-5)
-    assert float(count) == (labels != IGNORE_LABEL).sum()
+    np.testing.assert_allclose(loss, [expected], rtol=1e-5)
+    np.testing.assert_array_equal(count, [(labels != IGNORE_LABEL).sum()])
 
 
 @pytest.mark.parametrize(("objective", "channels"), CASES, ids=IDS)
@@ -72,19 +146,19 @@ def test_void_pixels_have_no_gradient_and_others_do(objective, channels):
         np.testing.assert_array_equal(moved, labels != IGNORE_LABEL)
 
 
-@pytest.mark.parametrize(("objective", "channels"), CASES, ids=IDS)
+@pytest.mark.parametrize(("objective", "channels"), ALL_CASES, ids=ALL_IDS)
 def test_without_a_valid_pixel_everything_is_zero(objective, channels):
     outputs = random_outputs(channels)
     with tf.GradientTape() as tape:
         tape.watch(outputs)
         loss, count = objective.loss(outputs, np.full(SHAPE, IGNORE_LABEL, np.uint8))
-    assert float(loss) == 0
-    assert float(count) == 0
+    assert not np.any(loss)
+    assert not np.any(count)
     for gradient in tape.gradient(loss, outputs).values():
         np.testing.assert_array_equal(gradient, np.zeros_like(gradient))
 
 
-@pytest.mark.parametrize(("objective", "channels"), CASES, ids=IDS)
+@pytest.mark.parametrize(("objective", "channels"), ALL_CASES, ids=ALL_IDS)
 def test_sums_of_parts_add_up(objective, channels):
     outputs, labels = random_outputs(channels), random_labels()
     whole = objective.loss(outputs, labels)
@@ -95,7 +169,7 @@ def test_sums_of_parts_add_up(objective, channels):
     np.testing.assert_allclose(whole, np.sum(parts, axis=0), rtol=1e-5)
 
 
-@pytest.mark.parametrize(("objective", "channels"), CASES, ids=IDS)
+@pytest.mark.parametrize(("objective", "channels"), ALL_CASES, ids=ALL_IDS)
 def test_bytes_and_int32_are_the_same_labels(objective, channels):
     outputs, labels = random_outputs(channels), random_labels()
     as_bytes = objective.loss(outputs, labels)
@@ -125,5 +199,9 @@ def test_color_scores_are_squared_distances():
 def test_refuses():
     with pytest.raises(ValueError, match=r"`auxiliary_weight`.* Received: -1"):
         CrossEntropy(-1)
+    with pytest.raises(ValueError, match=r"`ohem_threshold`.* Received: 1.5"):
+        CrossEntropy(ohem_threshold=1.5)
+    with pytest.raises(ValueError, match=r"`ohem_min_kept`.* Received: -0.5"):
+        CrossEntropy(ohem_min_kept=-0.5)
     with pytest.raises(ValueError, match=r"`class_colors`.* Received: \(4,\)"):
         ColorRegression([1, 2, 3, 4])

@@ -38,6 +38,8 @@ FIELDS = {
     "model.head_channels": st.integers(),
     "model.dropout": FRACTION,
     "loss.auxiliary_weight": FRACTION,
+    "loss.ohem_threshold": FRACTION,
+    "loss.ohem_min_kept": FRACTION,
     "optimizer.name": st.sampled_from(["sgd", "adamw"]),
     "optimizer.learning_rate": POSITIVE,
     "optimizer.warmup_steps": st.integers(0, 10**6),
