@@ -70,15 +70,18 @@ class OptimizerConfig:
     Attributes:
       name: ``sgd`` or ``adamw``.
       learning_rate: Its peak, reached at the end of the warm-up.
+      head_rate_factor: Of the learning rate of all but the backbone.
       warmup_steps: Steps of linear growth.
       power: Of the poly schedule, (1 - step / steps) ** power.
       momentum: Of ``sgd``.
-      weight_decay: Of kernels; not of biases and batch normalisation.
+      weight_decay: Of kernels; not of biases and batch normalisation. With ``sgd`` it is the
+        factor of an L2 penalty's gradient, with ``adamw`` it is decoupled.
       clip_norm: Largest global norm of the gradients; 0 for none.
     """
 
     name: str = "adamw"
     learning_rate: float = 1e-3
+    head_rate_factor: float = 1.0
     warmup_steps: int = 100
     power: float = 0.9
     momentum: float = 0.9
@@ -88,8 +91,9 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         if self.name not in ("sgd", "adamw"):
             raise ValueError(f"`optimizer.name` must be 'sgd' or 'adamw'. Received: {self.name!r}")
-        if self.learning_rate <= 0:
-            raise ValueError(f"`learning_rate` must be positive. Received: {self.learning_rate}")
+        for name in ("learning_rate", "head_rate_factor"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"`{name}` must be positive. Received: {getattr(self, name)}")
         for name in ("warmup_steps", "power", "weight_decay", "clip_norm"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must not be negative. Received: {getattr(self, name)}")

@@ -19,9 +19,9 @@ from model.networks import Network
 from pipeline.errors import UserError
 from pipeline.input_fn import Batch, RecordReader, training_dataset
 from trainer import run_folder
-from trainer.config import Config, OptimizerConfig
+from trainer.config import Config
 from trainer.evaluation import Evaluator
-from trainer.schedule import PolyWithWarmup
+from trainer.optimizer import Optimizer
 from trainer.summaries import Summaries
 
 _LOG_SECONDS = 2.0
@@ -67,8 +67,7 @@ def train(
             )
     with strategy.scope():
         network = run_folder.build_network(config, info)
-        optimizer = build_optimizer(config.optimizer, config.steps)
-        optimizer.build(network.model.trainable_variables)
+        optimizer = Optimizer(config.optimizer, config.steps, network)
     # Only now that the network could be built: a slip in the flags must not occupy the folder.
     run_folder.prepare(model_dir, config, info)
     state = _State(network.model, optimizer, model_dir)
@@ -102,25 +101,10 @@ def train(
     return run.to_the_end(batches, first_step)
 
 
-def build_optimizer(config: OptimizerConfig, steps: int) -> keras.optimizers.Optimizer:
-    """The optimizer of a configuration, with its learning-rate schedule."""
-    schedule = PolyWithWarmup(config.learning_rate, steps, config.warmup_steps, config.power)
-    weight_decay = config.weight_decay or None
-    if config.name == "sgd":
-        optimizer = keras.optimizers.SGD(
-            schedule, momentum=config.momentum, weight_decay=weight_decay
-        )
-    else:
-        optimizer = keras.optimizers.AdamW(schedule, weight_decay=weight_decay or 0.0)
-    if weight_decay:
-        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    return optimizer
-
-
 def make_step(
     strategy: tf.distribute.Strategy,
     network: Network,
-    optimizer: keras.optimizers.Optimizer,
+    optimizer: Optimizer,
     clip_norm: float = 0.0,
 ) -> Step:
     """One step of training that is the same on any number of replicas.
@@ -132,8 +116,7 @@ def make_step(
       A function of a distributed batch; it updates the network and returns loss and global
       gradient norm, float32 [2].
     """
-    replicas = strategy.num_replicas_in_sync
-    variables = network.model.trainable_variables
+    variables = [variable.value for variable in optimizer.trainable_variables]
 
     def replica_step(batch: Batch) -> tf.Tensor:
         context = tf.distribute.get_replica_context()
@@ -145,12 +128,11 @@ def make_step(
             outputs = network.model(batch["image"], training=True)
             sums, counts = network.objective.loss(outputs, batch["label"])
             loss = tf.reduce_sum(sums / tf.maximum(total(counts), 1.0))
-        gradients = total(tape.gradient(loss, [v.value for v in variables]))
+        gradients = total(tape.gradient(loss, variables))
         norm = tf.linalg.global_norm(gradients)
         if clip_norm:
             gradients, _ = tf.clip_by_global_norm(gradients, clip_norm, use_norm=norm)
-        # The optimizer sums over the replicas once more.
-        optimizer.apply([gradient / replicas for gradient in gradients], variables)
+        optimizer.apply(gradients)
         return tf.stack([total(loss), norm])
 
     @tf.function
@@ -164,9 +146,7 @@ def make_step(
 class _State:
     """A run's state on disk: the latest checkpoints, and the best one."""
 
-    def __init__(
-        self, model: keras.Model, optimizer: keras.optimizers.Optimizer, model_dir: str
-    ) -> None:
+    def __init__(self, model: keras.Model, optimizer: Optimizer, model_dir: str) -> None:
         self._folder = model_dir
         self.step = tf.Variable(0, dtype=tf.int64, name="step")
         self.best_mean_iou = tf.Variable(-1.0, dtype=tf.float64, name="best_mean_iou")
@@ -175,7 +155,7 @@ class _State:
             step=self.step,
             best_mean_iou=self.best_mean_iou,
             model=run_folder.model_state(model),
-            optimizer=[variable.value for variable in optimizer.variables],
+            optimizer=optimizer.state,
         )
         for kind in run_folder.CHECKPOINTS:
             run_folder.last_checkpoint(model_dir, kind)  # raises where the list is damaged
@@ -278,7 +258,7 @@ class _Run:
             {
                 "loss": loss,
                 "gradient_norm": norm,
-                "learning_rate": float(self._state.optimizer.learning_rate),
+                **self._state.optimizer.learning_rates,
                 "images_per_second": images_per_second,
             },
         )

@@ -17,6 +17,7 @@ from pipeline import dataset_info
 from trainer import config as config_lib
 from trainer import distribution, training
 from trainer.config import OptimizerConfig
+from trainer.optimizer import Optimizer
 from trainer.run_folder import RunError
 from trainer.training import TrainingError
 
@@ -75,9 +76,8 @@ class Stepper:
         with strategy.scope():
             network = build()
             self.model = network.model
-            self.optimizer = training.build_optimizer(options, STEPS + 1)
-            self.optimizer.build(self.model.trainable_variables)
-        self._step = training.make_step(strategy, network, self.optimizer, options.clip_norm)
+            optimizer = Optimizer(options, STEPS + 1, network)
+        self._step = training.make_step(strategy, network, optimizer, options.clip_norm)
 
     def __call__(self, batch):
         """Loss and norm of a step on a global batch."""
@@ -121,17 +121,22 @@ def reference_loss_and_gradients(network, batch):
 
 
 STEP_CASES = [
-    (build, name, clip_norm, 0.05)
+    (build, name, clip_norm, 0.05, 1.0)
     for build, name in ((small_network, "sgd"), (small_network, "adamw"))
     for clip_norm in (0.0, 0.2)
-] + [(small_pspnet, "sgd", 0.05, 0.0)]
+] + [(small_pspnet, "sgd", 0.05, 0.0, 5.0)]
 
 
-@pytest.mark.parametrize(("build", "name", "clip_norm", "weight_decay"), STEP_CASES)
-def test_two_replicas_are_one_device(mirrored_strategy, build, name, clip_norm, weight_decay):
+@pytest.mark.parametrize(
+    ("build", "name", "clip_norm", "weight_decay", "head_rate_factor"), STEP_CASES
+)
+def test_two_replicas_are_one_device(
+    mirrored_strategy, build, name, clip_norm, weight_decay, head_rate_factor
+):
     options = OptimizerConfig(
         name=name,
         learning_rate=0.1 if name == "sgd" else 0.01,
+        head_rate_factor=head_rate_factor,
         warmup_steps=2,
         weight_decay=weight_decay,
         clip_norm=clip_norm,
@@ -158,48 +163,59 @@ def test_two_replicas_are_one_device(mirrored_strategy, build, name, clip_norm, 
     assert any(path.endswith("moving_variance") for path in moved)
 
 
+def test_two_replicas_are_one_device_where_hard_pixels_alone_train(mirrored_strategy):
+    def build():
+        network = small_network()
+        objective = CrossEntropy(AUXILIARY_WEIGHT, ohem_threshold=0.2, ohem_min_kept=0.25)
+        return dataclasses.replace(network, objective=objective)
+
+    options = OptimizerConfig(name="sgd", learning_rate=0.1, warmup_steps=0)
+    one = Stepper(distribution.create_strategy("one"), build, options)
+    two = Stepper(mirrored_strategy, build, options)
+    reference = build()
+    for batch in uneven_batches():
+        reference.model.set_weights(one.model.get_weights())
+        valid = batch["label"] != IGNORE_LABEL
+        losses, counts = reference.objective.loss(
+            reference.model(batch["image"], training=True), batch["label"]
+        )
+        # The heads differ in what they keep, and neither keeps all.
+        assert counts[0] != counts[1]
+        assert (counts.numpy() < valid.sum()).all()
+        expected = sum(losses.numpy() / counts.numpy())
+        for stepper in (one, two):
+            assert stepper(batch)[0] == pytest.approx(expected, rel=1e-5)
+        found = two.state()
+        for path, value in one.state().items():
+            assert np.abs(found[path] - value).max() < 1e-5, path
+
+
 @pytest.mark.parametrize("clip_norm", [0.0, 0.2])
-def test_a_step_on_two_replicas_is_the_formula_of_gradient_descent(mirrored_strategy, clip_norm):
+def test_steps_on_two_replicas_are_the_formula_of_gradient_descent(mirrored_strategy, clip_norm):
     options = OptimizerConfig(
-        name="sgd", learning_rate=0.3, warmup_steps=2, weight_decay=0.0, momentum=0.0,
+        name="sgd", learning_rate=0.3, warmup_steps=0, power=0.0, weight_decay=0.1, momentum=0.9,
         clip_norm=clip_norm,
     )  # fmt: skip
     stepper = Stepper(mirrored_strategy, small_network, options)
     reference = small_network().model
-    reference.set_weights(stepper.model.get_weights())
-    batch = uneven_batches()[0]
-    _, gradients = reference_loss_and_gradients(reference, batch)
-    norm = np.sqrt(sum((g**2).sum() for g in gradients))
-    factor = 0.15 * (min(1, clip_norm / norm) if clip_norm else 1)  # half-way in the warm-up
-    before = [v.numpy() for v in stepper.model.trainable_variables]
-    stepper(batch)
-    for variable, weight, gradient in zip(
-        stepper.model.trainable_variables, before, gradients, strict=True
-    ):
-        np.testing.assert_allclose(variable.numpy(), weight - factor * gradient, atol=1e-6)
-
-
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
-def test_weight_decay_shrinks_kernels_alone(name):
-    options = OptimizerConfig(name=name, learning_rate=0.5, warmup_steps=0, weight_decay=0.1)
-    stepper = Stepper(distribution.create_strategy("one"), small_network, options)
-    rng = np.random.default_rng(0)
-    for variable in stepper.model.trainable_variables:
-        variable.assign(rng.uniform(0.5, 1.5, variable.shape))
-    before = {v.path: v.numpy() for v in stepper.model.trainable_variables}
-    # Without a valid pixel all gradients are 0, and only weight decay is left.
-    batch = uneven_batches()[0]
+    variables = stepper.model.trainable_variables
+    velocity = [np.zeros(v.shape) for v in variables]
+    for batch in uneven_batches():
+        reference.set_weights(stepper.model.get_weights())
+        _, gradients = reference_loss_and_gradients(reference, batch)
+        norm = np.sqrt(sum((g**2).sum() for g in gradients))
+        factor = min(1, clip_norm / norm) if clip_norm else 1
+        before = [v.numpy() for v in variables]
+        stepper(batch)
+        for i, (variable, weight, gradient) in enumerate(
+            zip(variables, before, gradients, strict=True)
+        ):
+            # Decay is added after clipping, and to kernels alone.
+            total = factor * gradient + (0.1 * weight if variable.name == "kernel" else 0)
+            velocity[i] = 0.9 * velocity[i] - 0.3 * total
+            np.testing.assert_allclose(variable.numpy(), weight + velocity[i], atol=2e-6)
     batch["label"] = np.full_like(batch["label"], IGNORE_LABEL)
     assert stepper(batch).tolist() == [0, 0]
-    kinds = set()
-    for variable in stepper.model.trainable_variables:
-        kind = variable.path.rpartition("/")[2]
-        kinds.add(kind)
-        factor = 1 - 0.5 * 0.1 if kind == "kernel" else 1.0
-        np.testing.assert_allclose(
-            variable.numpy(), factor * before[variable.path], rtol=1e-6 if factor < 1 else 0
-        )
-    assert kinds == {"kernel", "bias", "gamma", "beta"}
 
 
 def test_a_small_network_learns(trained_run, scalars):
@@ -229,13 +245,15 @@ def stop_at(folder, step):
 
 
 def test_a_run_gone_on_with_is_the_run_without_a_break(
-    tiny_config, records_dir, tmp_path, assert_same_state, capfd
+    tiny_config, records_dir, tmp_path, assert_same_state, capfd, scalars
 ):
-    # Another optimizer than in the runs of test_commands.py, and one device in place of two.
+    # Another optimizer than in the runs of test_commands.py, one for each part of the network, and
+    # one device in place of two.
     config = config_lib.override_all(
         tiny_config,
         [("optimizer.name", "adamw"), ("optimizer.weight_decay", 1e-2), ("steps", 6),
-         ("evaluate_every", 3), ("optimizer.learning_rate", 1e-2)],
+         ("evaluate_every", 3), ("optimizer.learning_rate", 1e-2),
+         ("optimizer.head_rate_factor", 2.0), ("loss.ohem_threshold", 0.7)],
     )  # fmt: skip
     assert config.model.dropout > 0
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -247,6 +265,8 @@ def test_a_run_gone_on_with_is_the_run_without_a_break(
     assert "Going on from step 3." in capfd.readouterr().err
     np.testing.assert_array_equal(found, expected)
     assert_same_state(whole, broken)
+    rates = [scalars(whole / "train", f"learning_rate/{part}") for part in ("backbone", "heads")]
+    assert rates[1] == pytest.approx({step: 2 * rate for step, rate in rates[0].items()})
 
 
 def assert_about_equal(found, expected):
@@ -357,6 +377,7 @@ def test_a_slip_in_the_flags_does_not_occupy_the_folder(tiny_config, records_dir
         ("model.name", "psnet"),
         ("model.backbone", "resnet19"),
         ("model.bins", [1, 1]),
+        ("loss.ohem_threshold", 1.5),
     ):
         config = config_lib.override(tiny_config, name, value)
         with pytest.raises(config_lib.ConfigError, match="cannot be built") as caught:
@@ -369,10 +390,19 @@ def as_received(value):
     return repr(tuple(value) if isinstance(value, list) else value)
 
 
-def test_what_has_no_effect_is_refused(records_dir, tmp_path):
-    config = config_lib.override(config_lib.preset("article"), "model.backbone", "resnet50")
-    with pytest.raises(config_lib.ConfigError, match=r"model\.backbone='resnet50' has no effect"):
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("model.backbone", "resnet50", r"model\.backbone='resnet50' has no effect"),
+        ("loss.ohem_threshold", 0.7, r"loss\.ohem_threshold=0\.7 has no effect"),
+        ("optimizer.head_rate_factor", 10.0, r"head_rate_factor=10\.0 needs .* backbone"),
+    ],
+)
+def test_what_has_no_effect_is_refused(records_dir, tmp_path, name, value, message):
+    config = config_lib.override(config_lib.preset("article"), name, value)
+    with pytest.raises(config_lib.ConfigError, match=message):
         train(config, records_dir, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_records_of_nothing_but_void_are_refused(tiny_config, other_records, tmp_path):
