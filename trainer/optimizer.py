@@ -29,8 +29,9 @@ class Optimizer:
 
     With ``sgd``, weight decay is the gradient of the L2 penalty, weight_decay / 2 * kernel ** 2,
     and passes through the momentum: v = momentum * v - rate * (gradient + weight_decay * kernel),
-    kernel += v, as in the solver of Zhao et al. 2017 (Caffe) and in PyTorch. With ``adamw`` it is
-    decoupled from the gradient (Loshchilov and Hutter 2019).
+    kernel += v, as in Caffe, with which Zhao et al. 2017 trained. (PyTorch multiplies by the rate
+    after the momentum, which is the same while the rate is.) With ``adamw`` it is decoupled from
+    the gradient (Loshchilov and Hutter 2019).
 
     Args:
       config: Which optimizer, and its values.
