@@ -8,16 +8,42 @@ from typing import Any
 
 import keras
 
+from model.applications import application
 from model.features import Features
 from model.resnet import resnet
 
+
+def _resnet(
+    pixels: Any, depth: int, *, mean: Sequence[float], std: Sequence[float], **options: Any
+) -> Features:
+    """`resnet` of pixels that are normalised by the data set's mean and deviation."""
+    inputs = keras.layers.Rescaling(
+        scale=[1 / float(s) for s in std],
+        offset=[-float(m) / float(s) for m, s in zip(mean, std, strict=True)],
+        dtype="float32",
+        name="normalize",
+    )(pixels)
+    return resnet(inputs, depth, **options)
+
+
+def _application(pixels: Any, name: str, *, mean: Any, std: Any, **options: Any) -> Features:
+    """`application`, which normalises pixels in its own way."""
+    del mean, std
+    return application(pixels, name, **options)
+
+
 BACKBONES: dict[str, Callable[..., Features]] = {
-    "resnet18": functools.partial(resnet, depth=18),
-    "resnet34": functools.partial(resnet, depth=34),
-    "resnet50": functools.partial(resnet, depth=50),
-    "resnet101": functools.partial(resnet, depth=101),
+    "resnet18": functools.partial(_resnet, depth=18),
+    "resnet34": functools.partial(_resnet, depth=34),
+    "resnet50": functools.partial(_resnet, depth=50),
+    "resnet101": functools.partial(_resnet, depth=101),
+    "resnet50_v1": functools.partial(_application, name="resnet50_v1"),
+    "resnet101_v1": functools.partial(_application, name="resnet101_v1"),
+    "mobilenetv2": functools.partial(_application, name="mobilenetv2"),
+    "mobilenetv3small": functools.partial(_application, name="mobilenetv3small"),
+    "mobilenetv3large": functools.partial(_application, name="mobilenetv3large"),
 }
-"""Functions of pixels in 0 to 255, float32 [B, H, W, 3]; see `build`."""
+"""Functions of pixels, which they normalise, and of the other arguments of `build`."""
 
 OUTPUT_STRIDES = (8, 16, 32)
 
@@ -36,11 +62,13 @@ def build(
 
     Args:
       name: One of `BACKBONES`.
-      pixels: Keras tensor of RGB in 0 to 255, float32 [B, H, W, 3]; H and W may be None.
-      mean: Mean of the red, green and blue of the training pixels, 0 to 255.
-      std: Their standard deviation, in the same units.
+      pixels: Keras input of RGB in 0 to 255, float32 [B, H, W, 3]; H and W may be None.
+      mean: Mean of the red, green and blue of the training pixels, 0 to 255. Backbones of
+        `keras.applications` normalise as they were trained, and do not read it.
+      std: Their standard deviation, in the same units and for the same backbones.
       output_stride: Pixels a feature of the last stage stands for, 8, 16 or 32.
-      width_multiplier: Factor of all channel counts.
+      width_multiplier: Factor of all channel counts; of `keras.applications`, only the MobileNets
+        take one other than 1.
       deep_stem: Three 3x3 convolutions in place of a ResNet's 7x7.
 
     Returns:
@@ -60,14 +88,10 @@ def build(
             "`mean` and `std` must have three numbers each, those of `std` above 0. "
             f"Received: mean={mean}, std={std}"
         )
-    inputs = keras.layers.Rescaling(
-        scale=[1 / float(s) for s in std],
-        offset=[-float(m) / float(s) for m, s in zip(mean, std, strict=True)],
-        dtype="float32",
-        name="normalize",
-    )(pixels)
     return BACKBONES[name](
-        inputs,
+        pixels,
+        mean=mean,
+        std=std,
         output_stride=output_stride,
         width_multiplier=width_multiplier,
         deep_stem=deep_stem,

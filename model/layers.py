@@ -7,6 +7,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+BATCH_NORM_MOMENTUM = 0.9
+"""Weight of the past in the statistics that evaluation uses: they are a few dozen steps old."""
+
 
 def conv_batch_norm(
     x: Any, filters: int, kernel_size: int, *, name: str, stride: int = 1, rate: int = 1
@@ -44,7 +47,7 @@ def conv_batch_norm(
         name=name,
     )(x)
     return keras.layers.BatchNormalization(
-        momentum=0.9, epsilon=1e-5, synchronized=True, name=f"{name}_bn"
+        momentum=BATCH_NORM_MOMENTUM, epsilon=1e-5, synchronized=True, name=f"{name}_bn"
     )(x)
 
 

@@ -1,5 +1,7 @@
 """The ResNet is torchvision's, and dilation changes its resolution, not its features."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -7,9 +9,9 @@ import pytest
 from model.resnet import resnet
 
 
-def build(depth, output_stride, width_multiplier=1.0):
+def build(depth, output_stride, width_multiplier=1.0, deep_stem=False):
     inputs = keras.Input([None, None, 3])
-    features = resnet(inputs, depth, output_stride, width_multiplier)
+    features = resnet(inputs, depth, output_stride, width_multiplier, deep_stem)
     return keras.Model(inputs, [features.stage3, features.stage4])
 
 
@@ -32,23 +34,30 @@ def assert_close(actual, expected):
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("depth", [18, 50])
-@pytest.mark.parametrize("size", [(65, 64), (64, 71)])
-def test_dilated_features_subsampled_are_the_plain_networks(depth, size):
-    rng = np.random.default_rng(0)
-    plain = build(depth, 32, width_multiplier=0.25)
-    randomize_batch_norm(plain, rng)
-    pixels = rng.normal(size=(2, *size, 3)).astype(np.float32)
-    stage3, stage4 = (features.numpy() for features in plain(pixels))
-    assert stage4.std() > 0.1
+QUICK = [(18, False), (50, True)]
 
-    for output_stride, factor3, factor4 in [(16, 1, 2), (8, 2, 4)]:
-        dilated = build(depth, output_stride, width_multiplier=0.25)
-        dilated.set_weights(plain.get_weights())
-        dense3, dense4 = (features.numpy() for features in dilated(pixels))
-        assert dense4.shape[1:3] == tuple(-(-side // output_stride) for side in size)
-        assert_close(dense3[:, ::factor3, ::factor3], stage3)
-        assert_close(dense4[:, ::factor4, ::factor4], stage4)
+
+@pytest.mark.parametrize(
+    ("depth", "deep_stem"),
+    [
+        pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow)
+        for case in itertools.product([18, 34, 50, 101], [False, True])
+    ],
+)
+def test_dilated_features_subsampled_are_the_plain_networks(depth, deep_stem):
+    rng = np.random.default_rng(0)
+    plain, at16, at8 = (build(depth, stride, 0.25, deep_stem) for stride in (32, 16, 8))
+    randomize_batch_norm(plain, rng)
+    for size in [(65, 64), (64, 71)]:
+        pixels = rng.normal(size=(2, *size, 3)).astype(np.float32)
+        stage3, stage4 = (features.numpy() for features in plain(pixels))
+        assert stage4.std() > 0.1
+        for dilated, output_stride, factor3, factor4 in [(at16, 16, 1, 2), (at8, 8, 2, 4)]:
+            dilated.set_weights(plain.get_weights())
+            dense3, dense4 = (features.numpy() for features in dilated(pixels))
+            assert dense4.shape[1:3] == tuple(-(-side // output_stride) for side in size)
+            assert_close(dense3[:, ::factor3, ::factor3], stage3)
+            assert_close(dense4[:, ::factor4, ::factor4], stage4)
 
 
 @pytest.mark.parametrize(
