@@ -25,6 +25,8 @@ class ModelConfig:
     Attributes:
       name: Of the decoder, or ``article`` or ``article_classes``.
       backbone: Its name, of `model.backbones`.
+      backbone_weights: What a run starts it from: nothing for random weights, ``imagenet``, or a
+        .h5 or .weights.h5 file; see `trainer.backbone_weights`.
       output_stride: Input pixels per feature, 8, 16 or 32.
       width_multiplier: Factor of the backbone's channels.
       deep_stem: Three 3x3 convolutions in place of a ResNet's 7x7.
@@ -37,6 +39,7 @@ class ModelConfig:
 
     name: str = "pspnet"
     backbone: str = "resnet18"
+    backbone_weights: str = ""
     output_stride: int = 8
     width_multiplier: float = 1.0
     deep_stem: bool = False

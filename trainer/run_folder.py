@@ -114,6 +114,7 @@ def build_network_for(config: Config, **data: Any) -> Network:
     keras.utils.set_random_seed(config.seed)
     values = dataclasses.asdict(config.model)
     name = values.pop("name")
+    del values["backbone_weights"]  # read once, by `training`; later they are in the checkpoints
     known = name in OPTIONS  # if not, `build` says which names there are
     options = OPTIONS[name] if known else frozenset()
     for key, value in values.items():

@@ -18,7 +18,7 @@ from model import metrics
 from model.networks import Network
 from pipeline.errors import UserError
 from pipeline.input_fn import Batch, RecordReader, training_dataset
-from trainer import run_folder
+from trainer import backbone_weights, run_folder
 from trainer.config import Config
 from trainer.evaluation import Evaluator
 from trainer.optimizer import Optimizer
@@ -68,6 +68,9 @@ def train(
     with strategy.scope():
         network = run_folder.build_network(config, info)
         optimizer = Optimizer(config.optimizer, config.steps, network)
+    started = run_folder.last_checkpoint(model_dir, "latest") is not None
+    if config.model.backbone_weights and not started:
+        backbone_weights.load(config.model, network.backbone)
     # Only now that the network could be built: a slip in the flags must not occupy the folder.
     run_folder.prepare(model_dir, config, info)
     state = _State(network.model, optimizer, model_dir)

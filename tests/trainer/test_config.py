@@ -29,6 +29,7 @@ FIELDS = {
     "data.color_strength": FRACTION,
     "model.name": st.text(),
     "model.backbone": st.text(),
+    "model.backbone_weights": st.text(),
     "model.output_stride": st.integers(),
     "model.width_multiplier": POSITIVE,
     "model.deep_stem": st.booleans(),
