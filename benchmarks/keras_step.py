@@ -20,7 +20,9 @@ start_tensorflow()
 
 import tensorflow as tf  # noqa: E402
 
+from model import summary  # noqa: E402
 from trainer import distribution, run_folder, training  # noqa: E402
+from trainer.optimizer import Optimizer  # noqa: E402
 
 
 def main(preset: str, batch_size: str, side: str, seconds: str, *changes: str) -> None:
@@ -36,18 +38,19 @@ def main(preset: str, batch_size: str, side: str, seconds: str, *changes: str) -
     strategy = distribution.create_strategy("one")
     with strategy.scope():
         network = run_folder.build_network(config, info)
-        optimizer = training.build_optimizer(config.optimizer, config.steps)
-        optimizer.build(network.model.trainable_variables)
+        optimizer = Optimizer(config.optimizer, config.steps, network)
     heads = network.model.output.items()
     model = keras.Model(
         network.model.input, {name: x for name, x in heads if not name.startswith("auxiliary")}
     )
     predict = tf.function(lambda: model(batch["image"], training=False))
     step = training.make_step(strategy, network, optimizer)
+    layers = summary.layer_summaries(network, int(side), int(side))
     report(
-        sum(int(np.prod(w.shape)) for w in network.model.trainable_weights),
+        sum(layer.parameters for layer in layers),
         forward=measure(lambda: [x.numpy() for x in predict().values()], float(seconds)),
         step=measure(lambda: step(batch).numpy(), float(seconds)),
+        gflops=summary.inference_flops(layers) / 1e9,
     )
 
 

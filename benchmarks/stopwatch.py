@@ -35,13 +35,14 @@ def measure(function: Callable[[], object], at_least: float) -> Call:
     return Call(*map(statistics.median, zip(*calls, strict=True)))
 
 
-def report(parameters: int, forward: Call, step: Call) -> None:
+def report(parameters: int, forward: Call, step: Call, **more: float) -> None:
     """Prints what a contender measured, and this process's peak memory, as a line of JSON.
 
     Args:
       parameters: How many are trained.
       forward: A call of the inference.
       step: A training step.
+      **more: What else is known of the contender.
     """
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     measured = {
@@ -50,5 +51,6 @@ def report(parameters: int, forward: Call, step: Call) -> None:
         "step": step.seconds,
         "step_cpu": step.cpu_seconds,
         "peak_bytes": peak if sys.platform == "darwin" else peak * 1024,
+        **more,
     }
     print(json.dumps(measured))

@@ -103,7 +103,8 @@ def _measure(name: str, backbone: str) -> Measured | None:
         reason = done.stderr.strip().rpartition("\n")[2]
         tqdm.write(f"{name}, {backbone} is left out: {reason}", file=sys.stderr)
         return None
-    return Measured(**json.loads(done.stdout.strip().rpartition("\n")[2]))
+    said = json.loads(done.stdout.strip().rpartition("\n")[2])
+    return Measured(**{field.name: said[field.name] for field in dataclasses.fields(Measured)})
 
 
 def _median(results: Sequence[Measured]) -> Measured:

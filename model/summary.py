@@ -89,6 +89,11 @@ def _layer_summary(operation: Any, part: str, outputs: list[tf.Tensor]) -> Layer
     )
 
 
+def inference_flops(layers: Sequence[LayerSummary]) -> int:
+    """Two for each multiply-add, without the auxiliary head, which serves training only."""
+    return 2 * sum(layer.multiply_adds for layer in layers if layer.part != "auxiliary head")
+
+
 def output_stride_and_receptive_field(backbone: keras.Model) -> tuple[int, float]:
     """Pixels between neighbours of stage 4, and the side of the square of pixels that each sees.
 
@@ -141,9 +146,9 @@ def text(network: Network, height: int, width: int) -> str:
                 f"  {part}: {sum(layer.parameters for layer in of_part):,}, "
                 f"{sum(layer.multiply_adds for layer in of_part) / 1e9:.2f} GMAC"
             )
-    inference = sum(layer.multiply_adds for layer in layers if layer.part != "auxiliary head")
     lines.append(
-        f"Inference, a picture {width} wide and {height} high: {2 * inference / 1e9:.2f} GFLOPs, "
+        f"Inference, a picture {width} wide and {height} high: "
+        f"{inference_flops(layers) / 1e9:.2f} GFLOPs, "
         "two for each multiply-add of convolutions and dense layers, without the auxiliary head"
     )
     if network.backbone is not None:
