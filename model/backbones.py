@@ -12,11 +12,27 @@ from model.applications import application
 from model.features import Features
 from model.resnet import resnet
 
+IMAGENET_MEAN = tuple(255 * value for value in (0.485, 0.456, 0.406))
+IMAGENET_STD = tuple(255 * value for value in (0.229, 0.224, 0.225))
+"""Of red, green and blue, 0 to 255, as torchvision and hszhao/semseg have them."""
+
 
 def _resnet(
-    pixels: Any, depth: int, *, mean: Sequence[float], std: Sequence[float], **options: Any
+    pixels: Any,
+    depth: int,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    normalization: str,
+    **options: Any,
 ) -> Features:
-    """`resnet` of pixels that are normalised by the data set's mean and deviation."""
+    """`resnet` of pixels that are normalised by the mean and deviation of the data or ImageNet."""
+    if normalization not in ("data", "imagenet"):
+        raise ValueError(
+            f"`normalization` must be 'data' or 'imagenet'. Received: {normalization!r}"
+        )
+    if normalization == "imagenet":
+        mean, std = IMAGENET_MEAN, IMAGENET_STD
     inputs = keras.layers.Rescaling(
         scale=[1 / float(s) for s in std],
         offset=[-float(m) / float(s) for m, s in zip(mean, std, strict=True)],
@@ -26,9 +42,26 @@ def _resnet(
     return resnet(inputs, depth, **options)
 
 
-def _application(pixels: Any, name: str, *, mean: Any, std: Any, **options: Any) -> Features:
-    """`application`, which normalises pixels in its own way."""
+def _application(
+    pixels: Any,
+    name: str,
+    *,
+    mean: Any,
+    std: Any,
+    normalization: str,
+    first_block_dilation: str,
+    **options: Any,
+) -> Features:
+    """`application`, which normalises and dilates in its own way."""
     del mean, std
+    for option, value, only in (
+        ("normalization", normalization, "data"),
+        ("first_block_dilation", first_block_dilation, "before"),
+    ):
+        if value != only:
+            raise ValueError(
+                f"`{option}` must be {only!r} for the backbone {name!r}. Received: {value!r}"
+            )
     return application(pixels, name, **options)
 
 
@@ -57,6 +90,8 @@ def build(
     output_stride: int = 8,
     width_multiplier: float = 1.0,
     deep_stem: bool = False,
+    first_block_dilation: str = "before",
+    normalization: str = "data",
 ) -> Features:
     """Builds a backbone.
 
@@ -70,6 +105,10 @@ def build(
       width_multiplier: Factor of all channel counts; of `keras.applications`, only the MobileNets
         take one other than 1.
       deep_stem: Three 3x3 convolutions in place of a ResNet's 7x7.
+      first_block_dilation: See `resnet`.
+      normalization: Whose mean and deviation bring the pixels to 0 and 1: ``data`` for `mean` and
+        `std`; ``imagenet`` for ImageNet's, which torchvision's and hszhao/semseg's weights were
+        trained with. Backbones of `keras.applications` take neither this nor the one before.
 
     Returns:
       The features of each stage.
@@ -95,4 +134,6 @@ def build(
         output_stride=output_stride,
         width_multiplier=width_multiplier,
         deep_stem=deep_stem,
+        first_block_dilation=first_block_dilation,
+        normalization=normalization,
     )

@@ -20,6 +20,7 @@ def deeplabv3plus(
     num_classes: int,
     *,
     output_stride: int = 16,
+    align_corners: bool = False,
     atrous_rates: Sequence[int] = (6, 12, 18),
     head_channels: int = 256,
     dropout: float = 0.1,
@@ -33,6 +34,7 @@ def deeplabv3plus(
       features: The backbone's.
       num_classes: Number of classes, K.
       output_stride: Of the backbone; the paper trains at 16.
+      align_corners: How features are resized, see `ResizeLike`.
       atrous_rates: See `model.deeplabv3.atrous_spatial_pyramid`.
       head_channels: Channels of its convolutions and of the two 3x3.
       dropout: Share of the channels dropped in training.
@@ -47,7 +49,7 @@ def deeplabv3plus(
     Convolution for Semantic Image Segmentation", ECCV 2018, sections 3.1 and 4.1.
     """
     x = atrous_spatial_pyramid(features.stage4, output_stride, atrous_rates, head_channels)
-    x = ResizeLike(name="decoder_resize")([x, features.stage1])
+    x = ResizeLike(align_corners, name="decoder_resize")([x, features.stage1])
     low_level = conv_unit(features.stage1, _LOW_LEVEL_CHANNELS, 1, name="decoder_low_level")
     x = keras.layers.Concatenate(name="decoder_concat")([x, low_level])
     for index in (1, 2):

@@ -31,7 +31,9 @@ def fcn32s(features: Features, num_classes: int, *, dropout: float = 0.1) -> Any
     return classifier(features.stage4, num_classes, dropout, "head")
 
 
-def fcn8s(features: Features, num_classes: int, *, dropout: float = 0.1) -> Any:
+def fcn8s(
+    features: Features, num_classes: int, *, align_corners: bool = False, dropout: float = 0.1
+) -> Any:
     """The scores of stages 4, 3 and 2, added: each sum resized to the next finer stage.
 
     Resizing is bilinear; in the paper it only starts so, and is learnt. The paper trains FCN-32s
@@ -41,6 +43,7 @@ def fcn8s(features: Features, num_classes: int, *, dropout: float = 0.1) -> Any:
       features: The backbone's; the paper's has an output stride of 32. At 8 or 16 some stages are
         of one size, and their scores are added as they are.
       num_classes: Number of classes, K.
+      align_corners: How scores are resized, see `ResizeLike`.
       dropout: Share of the channels of stage 4 dropped in training.
 
     Returns:
@@ -52,6 +55,6 @@ def fcn8s(features: Features, num_classes: int, *, dropout: float = 0.1) -> Any:
     scores = fcn32s(features, num_classes, dropout=dropout)
     for name in ("stage3", "stage2"):
         finer = classifier(getattr(features, name), num_classes, 0.0, f"head_{name}")
-        scores = ResizeLike(name=f"head_{name}_resize")([scores, finer])
+        scores = ResizeLike(align_corners, name=f"head_{name}_resize")([scores, finer])
         scores = keras.layers.Add(dtype="float32", name=f"head_{name}_add")([scores, finer])
     return scores

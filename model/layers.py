@@ -58,18 +58,31 @@ def conv_unit(x: Any, filters: int, kernel_size: int, *, name: str, rate: int = 
 
 
 class ResizeLike(keras.layers.Layer):
-    """Resizes features bilinearly (half-pixel centres) to the height and width of others.
+    """Resizes features bilinearly to the height and width of others.
 
     Takes ``[features, reference]``, both [B, H, W, C] with sizes and channels of their own, and
     returns float32 [B, H of reference, W of reference, C of features]. The sizes may be unknown
     until the layer runs.
+
+    Args:
+      align_corners: Where the features lie. False: each in the middle of the pixels it stands for
+        (half-pixel centres), as in `tf.image.resize`. True: the first and the last on the corner
+        pixels, as in PyTorch's ``interpolate(align_corners=True)``. So they lie indeed in a network
+        that pads both sides alike, as ours do, for H and W of (output stride) x n + 1.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, align_corners: bool = False, **kwargs: Any) -> None:
         # Not autocast: only the reference's shape is read, and the result is float32 anyway.
         super().__init__(autocast=False, **kwargs)
+        self.align_corners = align_corners
 
     def call(self, inputs: Any) -> tf.Tensor:
         """Resizes ``inputs[0]`` to the height and width of ``inputs[1]``."""
         features, reference = inputs
-        return tf.image.resize(features, tf.shape(reference)[1:3], method="bilinear")
+        # The operation behind `tf.image.resize`, which no longer lets one choose.
+        return tf.raw_ops.ResizeBilinear(
+            images=features,
+            size=tf.shape(reference)[1:3],
+            align_corners=self.align_corners,
+            half_pixel_centers=not self.align_corners,
+        )

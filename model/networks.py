@@ -31,7 +31,7 @@ DECODERS: dict[str, Callable[..., Any]] = {
 }
 """Functions of `Features`, the number of classes and options to scores of any size.
 
-All take ``dropout``; one that takes ``output_stride`` is told the backbone's.
+All take ``dropout``; one that takes ``output_stride`` or ``align_corners`` is told the network's.
 """
 
 
@@ -62,6 +62,9 @@ def segmentation_network(
     output_stride: int = 8,
     width_multiplier: float = 1.0,
     deep_stem: bool = False,
+    first_block_dilation: str = "before",
+    normalization: str = "data",
+    align_corners: bool = False,
     auxiliary_channels: int = 256,
     dropout: float = 0.1,
     **decoder_options: Any,
@@ -75,12 +78,15 @@ def segmentation_network(
     Args:
       decoder: One of `DECODERS`.
       num_classes: Number of classes, K.
-      mean: See `backbones.build`, as for the next four.
+      mean: See `backbones.build`, as for the next six.
       std: The same.
       backbone: The same.
       output_stride: The same.
       width_multiplier: The same.
       deep_stem: The same.
+      first_block_dilation: The same.
+      normalization: The same.
+      align_corners: How scores and features are resized, see `ResizeLike`.
       auxiliary_channels: Of the auxiliary head's convolution; 0 for no such head.
       dropout: Share of the heads' channels dropped in training.
       **decoder_options: For the decoder.
@@ -108,16 +114,20 @@ def segmentation_network(
         output_stride=output_stride,
         width_multiplier=width_multiplier,
         deep_stem=deep_stem,
+        first_block_dilation=first_block_dilation,
+        normalization=normalization,
     )
-    if "output_stride" in _options(decoder):
-        decoder_options["output_stride"] = output_stride
+    shared = {"output_stride": output_stride, "align_corners": align_corners}
+    for option in shared.keys() & _options(decoder):
+        decoder_options[option] = shared[option]
     x = decoder(features, num_classes, dropout=dropout, **decoder_options)
-    outputs = {"logits": ResizeLike(name="head_resize")([x, pixels])}
+    outputs = {"logits": ResizeLike(align_corners, name="head_resize")([x, pixels])}
     if auxiliary_channels:
         x = convolutional_head(
             features.stage3, auxiliary_channels, num_classes, dropout, "auxiliary"
         )
-        outputs["auxiliary_logits"] = ResizeLike(name="auxiliary_resize")([x, pixels])
+        resize = ResizeLike(align_corners, name="auxiliary_resize")
+        outputs["auxiliary_logits"] = resize([x, pixels])
     return keras.Model(pixels, outputs), keras.Model(pixels, list(features), name=backbone)
 
 

@@ -17,6 +17,7 @@ def pspnet(
     features: Features,
     num_classes: int,
     *,
+    align_corners: bool = False,
     bins: Sequence[int] = (1, 2, 3, 6),
     head_channels: int = 512,
     dropout: float = 0.1,
@@ -26,6 +27,7 @@ def pspnet(
     Args:
       features: The backbone's; the paper's has an output stride of 8.
       num_classes: Number of classes, K.
+      align_corners: How the averages are resized, see `ResizeLike`.
       bins: Sides of the grids that the pyramid pooling module averages over. Each is given
         (channels of stage 4) / (number of bins) channels, rounded down.
       head_channels: Channels of the 3x3 convolution.
@@ -53,6 +55,6 @@ def pspnet(
     pooled = AdaptiveAveragePooling(bins, name="pyramid_pool")(x)
     for size, average in zip(bins, pooled, strict=True):
         average = conv_unit(average, x.shape[-1] // len(bins), 1, name=f"pyramid{size}_conv")
-        branches.append(ResizeLike(name=f"pyramid{size}_resize")([average, x]))
+        branches.append(ResizeLike(align_corners, name=f"pyramid{size}_resize")([average, x]))
     pyramid = keras.layers.Concatenate(name="pyramid_concat")(branches)
     return convolutional_head(pyramid, head_channels, num_classes, dropout, "head")

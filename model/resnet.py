@@ -71,14 +71,15 @@ def resnet(
     output_stride: int,
     width_multiplier: float = 1.0,
     deep_stem: bool = False,
+    first_block_dilation: str = "before",
 ) -> Features:
     """Builds a ResNet without its classifier.
 
     Beyond the output stride a stage keeps its resolution, and its convolutions are dilated
     instead. Each reads its input at the rate (stride the plain network has there) / (output
     stride), so the features, subsampled, are those of the plain network with the same weights.
-    The convolution in whose place the stride was still takes the rate before it; torchvision does
-    so too, hszhao/semseg gives it the rate after it.
+    The convolution in whose place the stride was therefore still takes the rate before it, as in
+    torchvision. hszhao/semseg gives it the rate after it, which its weights were trained with.
 
     Args:
       inputs: Keras tensor of normalised pixels, [B, H, W, 3]; H and W may be None.
@@ -86,6 +87,8 @@ def resnet(
       output_stride: 8, 16 or 32; the last is the plain network.
       width_multiplier: Factor of all channel counts.
       deep_stem: Three 3x3 convolutions in place of the 7x7, as hszhao/semseg has it.
+      first_block_dilation: Rate of the convolution in whose place a stride was: that ``before``
+        the stride or that ``after`` it.
 
     Returns:
       The features of the stem and of each stage. The stages have 64, 128, 256 and 512 channels
@@ -102,6 +105,11 @@ def resnet(
             "`width_multiplier` must leave the first stage (64 channels) one channel or more. "
             f"Received: {width_multiplier}"
         )
+    if first_block_dilation not in ("before", "after"):
+        raise ValueError(
+            "`first_block_dilation` must be 'before' or 'after'. "
+            f"Received: {first_block_dilation!r}"
+        )
     block, block_counts = _BLOCKS[depth]
 
     stem = _deep_stem(inputs, base_channels) if deep_stem else _stem(inputs, base_channels)
@@ -116,8 +124,9 @@ def resnet(
         stride = plain_stride if stride_so_far * plain_stride <= output_stride else 1
         stride_so_far *= stride
         rate_before, rate = rate, rate * plain_stride // stride
+        first_rate = rate if first_block_dilation == "after" else rate_before
         channels = base_channels * 2 ** (stage - 1)
-        x = block(x, channels, stride, (rate_before, rate), f"stage{stage}_block1")
+        x = block(x, channels, stride, (first_rate, rate), f"stage{stage}_block1")
         for index in range(2, block_count + 1):
             x = block(x, channels, 1, (rate, rate), f"stage{stage}_block{index}")
         features.append(x)

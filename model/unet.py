@@ -11,7 +11,9 @@ from model.heads import classifier
 from model.layers import ResizeLike, conv_unit
 
 
-def unet(features: Features, num_classes: int, *, dropout: float = 0.1) -> Any:
+def unet(
+    features: Features, num_classes: int, *, align_corners: bool = False, dropout: float = 0.1
+) -> Any:
     """From stage 4 back to the stem, level by level: resize, concatenate, two 3x3 convolutions.
 
     A level has as many channels as the features it takes from the backbone, as in the paper.
@@ -23,6 +25,7 @@ def unet(features: Features, num_classes: int, *, dropout: float = 0.1) -> Any:
       features: The backbone's, of any output stride; where two stages are of one size nothing is
         resized between them.
       num_classes: Number of classes, K.
+      align_corners: How features are resized, see `ResizeLike`.
       dropout: Share of the last level's channels dropped in training.
 
     Returns:
@@ -34,7 +37,7 @@ def unet(features: Features, num_classes: int, *, dropout: float = 0.1) -> Any:
     x = features.stage4
     for name in ("stage3", "stage2", "stage1", "stem"):
         skip = getattr(features, name)
-        x = ResizeLike(name=f"decoder_{name}_resize")([x, skip])
+        x = ResizeLike(align_corners, name=f"decoder_{name}_resize")([x, skip])
         x = keras.layers.Concatenate(name=f"decoder_{name}_concat")([skip, x])
         for index in (1, 2):
             x = conv_unit(x, skip.shape[-1], 3, name=f"decoder_{name}_conv{index}")

@@ -30,6 +30,11 @@ class ModelConfig:
       output_stride: Input pixels per feature, 8, 16 or 32.
       width_multiplier: Factor of the backbone's channels.
       deep_stem: Three 3x3 convolutions in place of a ResNet's 7x7.
+      first_block_dilation: Of a dilated stage's first block: the rate ``before`` the stride it
+        replaces (torchvision) or ``after`` it (hszhao/semseg).
+      normalization: Of a ResNet's pixels, by the mean and deviation of the ``data`` or of
+        ``imagenet``.
+      align_corners: Resize so that corner pixels coincide, as hszhao/semseg does.
       auxiliary_channels: Of the auxiliary head; 0 for none.
       bins: Of PSPNet's pyramid pooling module.
       atrous_rates: Of DeepLab's pyramid, at an output stride of 16.
@@ -43,6 +48,9 @@ class ModelConfig:
     output_stride: int = 8
     width_multiplier: float = 1.0
     deep_stem: bool = False
+    first_block_dilation: str = "before"
+    normalization: str = "data"
+    align_corners: bool = False
     auxiliary_channels: int = 256
     bins: tuple[int, ...] = (1, 2, 3, 6)
     atrous_rates: tuple[int, ...] = (6, 12, 18)
@@ -178,6 +186,21 @@ PRESETS = {
         model=ModelConfig(backbone="resnet50"),
         steps=30_000,
         batch_size=16,
+    ),
+    "semseg_pspnet50": Config(
+        preset="semseg_pspnet50",
+        model=ModelConfig(
+            backbone="resnet50",
+            deep_stem=True,
+            first_block_dilation="after",
+            normalization="imagenet",
+            align_corners=True,
+        ),
+        steps=30_000,
+        batch_size=16,
+        optimizer=OptimizerConfig(
+            name="sgd", learning_rate=0.01, head_rate_factor=10.0, warmup_steps=0
+        ),
     ),
     # The others at their published output strides and widths, all else as above.
     **{

@@ -281,6 +281,8 @@ def test_a_network_on_it_learns_and_serves_every_size(name, tmp_path):
         ("resnet50_v1", {"width_multiplier": 0.5}),
         ("resnet101_v1", {"deep_stem": True}),
         ("mobilenetv2", {"deep_stem": True}),
+        ("mobilenetv2", {"first_block_dilation": "after"}),
+        ("mobilenetv3small", {"normalization": "imagenet"}),
         ("mobilenetv3large", {"width_multiplier": 0.0}),
         ("mobilenetv3large", {"width_multiplier": -1.0}),
     ],

@@ -1,15 +1,23 @@
-"""Resizing against the formula of bilinear interpolation with half-pixel centres."""
+"""Resizing against the formulas of bilinear interpolation, and TensorFlow's own resizing."""
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from model.layers import ResizeLike
 
+TARGETS = [(13, 8), (3, 20), (1, 1), (4, 5), (7, 1), (2, 2)]
 
-def interpolation_matrix(source, target):
+
+def interpolation_matrix(source, target, align_corners):
     matrix = np.zeros((target, source))
     for i in range(target):
-        position = min(max((i + 0.5) * source / target - 0.5, 0), source - 1)
+        if align_corners:
+            position = i * (source - 1) / (target - 1) if target > 1 else 0
+        else:
+            position = (i + 0.5) * source / target - 0.5
+        position = min(max(position, 0), source - 1)
         below = int(position)
         above = min(below + 1, source - 1)
         matrix[i, below] += 1 - (position - below)
@@ -17,10 +25,69 @@ def interpolation_matrix(source, target):
     return matrix
 
 
-@pytest.mark.parametrize("target", [(13, 8), (3, 20), (1, 1), (4, 5)])
-def test_resizes_with_half_pixel_centres(target):
-    features = np.random.default_rng(0).normal(size=(2, 4, 5, 3)).astype(np.float32)
-    resized = ResizeLike()([features, np.zeros((2, *target, 1), np.float32)])
-    rows, columns = (interpolation_matrix(s, t) for s, t in zip((4, 5), target, strict=True))
+def features_and_matrices(source, target, align_corners):
+    features = np.random.default_rng(0).normal(size=(2, *source, 3)).astype(np.float32)
+    sizes = zip(source, target, strict=True)
+    return features, [interpolation_matrix(s, t, align_corners) for s, t in sizes]
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("source", [(4, 5), (1, 6), (1, 1)])
+@pytest.mark.parametrize("target", TARGETS)
+def test_resizes_bilinearly(source, target, align_corners):
+    features, (rows, columns) = features_and_matrices(source, target, align_corners)
+    reference = np.zeros((2, *target, 1), np.float32)
+    resized = ResizeLike(align_corners)([features, reference])
+    expected = np.einsum("ij,bjkc,lk->bilc", rows, features, columns)
+    np.testing.assert_allclose(resized, expected, atol=1e-5)
+    if align_corners:
+        by_tensorflow = tf.compat.v1.image.resize_bilinear(features, target, align_corners=True)
+    else:
+        by_tensorflow = tf.image.resize(features, target)
+    np.testing.assert_array_equal(resized, by_tensorflow)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_gradients_are_the_transposed_matrices(align_corners):
+    features, (rows, columns) = features_and_matrices((4, 5), (13, 8), align_corners)
+    upstream = np.random.default_rng(1).normal(size=(2, 13, 8, 3)).astype(np.float32)
+    with tf.GradientTape() as tape:
+        inputs = tf.constant(features)
+        tape.watch(inputs)
+        resized = ResizeLike(align_corners)([inputs, upstream])
+    expected = np.einsum("ij,bilc,lk->bjkc", rows, upstream, columns)
+    gradient = tape.gradient(resized, inputs, output_gradients=upstream)
+    np.testing.assert_allclose(gradient, expected, atol=1e-5)
+
+
+def test_aligned_corners_in_a_saved_model_of_unknown_sizes(tmp_path):
+    module, layer = tf.Module(), ResizeLike(align_corners=True)
+    spec = tf.TensorSpec([None, None, None, 3], tf.float32)
+    module.resize = tf.function(lambda x, y: layer([x, y]), input_signature=[spec, spec])
+    tf.saved_model.save(module, tmp_path)
+    loaded = tf.saved_model.load(tmp_path)
+    for target in TARGETS:
+        features, (rows, columns) = features_and_matrices((4, 5), target, True)
+        resized = loaded.resize(features, np.zeros((2, *target, 3), np.float32))
+        expected = np.einsum("ij,bjkc,lk->bilc", rows, features, columns)
+        np.testing.assert_allclose(resized, expected, atol=1e-5)
+
+
+def test_aligned_corners_survive_litert():
+    inputs = keras.Input([4, 5, 3], batch_size=2), keras.Input([13, 8, 1], batch_size=2)
+    model = keras.Model(inputs, ResizeLike(align_corners=True)(list(inputs)))
+    function = tf.function(lambda x, y: model([x, y])).get_concrete_function(
+        *(tf.TensorSpec(x.shape, tf.float32) for x in inputs)
+    )
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
+    interpreter = tf.lite.Interpreter(model_content=converter.convert())
+    interpreter.allocate_tensors()
+    features, (rows, columns) = features_and_matrices((4, 5), (13, 8), True)
+    for details in interpreter.get_input_details():
+        shape = tuple(details["shape"])
+        value = features if shape == features.shape else np.zeros(shape, np.float32)
+        interpreter.set_tensor(details["index"], value)
+    interpreter.invoke()
+    resized = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
     expected = np.einsum("ij,bjkc,lk->bilc", rows, features, columns)
     np.testing.assert_allclose(resized, expected, atol=1e-5)

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from model import networks
+from model.layers import ResizeLike
 from model.losses import ColorRegression, CrossEntropy
 from model.networks import DECODERS, OPTIONS
 
@@ -97,12 +98,33 @@ def test_the_backbone_is_a_part_of_the_model():
     assert build("article").backbone is None
 
 
-def test_normalizes_pixels():
-    model = build("pspnet").model
+@pytest.mark.parametrize(
+    ("normalization", "mean", "std"),
+    [
+        ("data", DATA["mean"], DATA["std"]),
+        # As torchvision's documentation gives them, times 255.
+        ("imagenet", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+    ],
+)
+def test_normalizes_pixels(normalization, mean, std):
+    model = build("pspnet", normalization=normalization).model
     normalize = keras.Model(model.input, model.get_layer("normalize").output)
     pixels = random_pixels(4, 4)
-    expected = (pixels - np.array(DATA["mean"])) / np.array(DATA["std"])
+    expected = (pixels - np.array(mean)) / np.array(std)
     np.testing.assert_allclose(normalize(pixels), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("name", sorted(DECODERS))
+def test_every_resize_has_the_corners_where_they_are_wanted(name, align_corners):
+    layers = build(name, align_corners=align_corners).model.layers
+    resizes = [
+        layer for layer in layers
+        # What is resized from 1x1 is the same everywhere.
+        if isinstance(layer, ResizeLike) and layer.name != "aspp_pool_resize"
+    ]  # fmt: skip
+    assert len(resizes) >= 2
+    assert {layer.align_corners for layer in resizes} == {align_corners}
 
 
 def test_scores_are_float32_under_mixed_precision():
@@ -163,6 +185,8 @@ def test_options_are_those_of_the_functions():
         {"head_channels": 0},
         {"auxiliary_channels": -1},
         {"dropout": 1.0},
+        {"first_block_dilation": "during"},
+        {"normalization": "none"},
         {"mean": (1.0, 2.0)},
         {"std": (1.0, 2.0, 0.0)},
         {"deepth": 18},

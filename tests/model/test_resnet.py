@@ -61,6 +61,23 @@ def test_dilated_features_subsampled_are_the_plain_networks(depth, deep_stem):
 
 
 @pytest.mark.parametrize(
+    ("choice", "rates"),
+    # Of the 3x3 convolutions of stages 3 and 4 at output stride 8, first block and second.
+    [("before", [1, 2, 2, 4]), ("after", [2, 2, 4, 4])],
+)
+def test_rates_of_the_first_block(choice, rates):
+    inputs = keras.Input([None, None, 3])
+    features = resnet(inputs, 50, 8, 0.125, first_block_dilation=choice)
+    model = keras.Model(inputs, features.stage4)
+    names = [f"stage{stage}_block{block}_conv2" for stage in (3, 4) for block in (1, 2)]
+    assert [model.get_layer(name).dilation_rate for name in names] == [(r, r) for r in rates]
+    plain = keras.Model(inputs, resnet(inputs, 50, 32, 0.125, first_block_dilation=choice).stage4)
+    assert {layer.dilation_rate for layer in plain.layers if hasattr(layer, "dilation_rate")} == {
+        (1, 1)
+    }
+
+
+@pytest.mark.parametrize(
     ("depth", "parameters", "channels"),
     # What torchvision reports, less the classifier with its 1,000 classes.
     [
@@ -89,6 +106,7 @@ def test_kernels_of_one_shape_start_different():
     [
         ((19, 8), "`depth`.* Received: 19"),
         ((18, 8, 0.001), "`width_multiplier`.* Received: 0.001"),
+        ((18, 8, 1.0, False, "during"), "`first_block_dilation`.* Received: 'during'"),
     ],
 )
 def test_refuses(arguments, message):
