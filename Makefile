@@ -3,10 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
 FLINK := .build/flink
+TORCH := .build/torch
 SPLITS := $(DEMO)/pairs/train $(DEMO)/pairs/val
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-slow test-flink lint lock clean
+.PHONY: demo test test-slow test-flink test-torch lint lock clean
 
 # The stamp is renewed, and with it the environment, when the lock or the package's metadata change.
 .venv/stamp: requirements.lock pyproject.toml
@@ -45,6 +46,19 @@ $(FLINK)/lib: tests/flink/requirements.txt
 $(FLINK)/job-server/job-server.jar: tests/flink/pom.xml
 	@echo "Putting Beam's Flink job server together (150 MB) ..."
 	@mvn --batch-mode --quiet --strict-checksums --file $< package
+
+# Where PyTorch cannot be had, the tests say so and are skipped.
+test-torch: .venv/stamp
+	-@$(MAKE) --no-print-directory $(TORCH)/stamp
+	PYTHONPATH="$(CURDIR)/$(TORCH)" $(BIN)/pytest -q -m torch
+
+# Without what the environment holds already, which must not be hidden.
+$(TORCH)/stamp: tests/torch/requirements.txt
+	@echo "Fetching PyTorch (2 GB with the CUDA libraries it needs on Linux, 4 GB unpacked) ..."
+	@rm -rf $(TORCH)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+	  --only-binary :all: --target $(TORCH) --requirement $<
+	@touch $@
 
 lint: .venv/stamp
 	$(BIN)/ruff format --check .

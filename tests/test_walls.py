@@ -112,6 +112,11 @@ def test_the_pipeline_knows_no_model_and_no_trainer(module):
     assert not found & {"model", "trainer"}
 
 
+@pytest.mark.parametrize("module", sorted(set(MODULES) - {"trainer.torch_weights"}))
+def test_only_one_module_knows_pytorch(module):
+    assert "torch" not in imports(module, late=True)
+
+
 @pytest.mark.parametrize(
     ("module", "allowed"),
     [
@@ -150,6 +155,7 @@ def test_packages_from_outside(module, allowed):
         ("pipeline.dataset_info", set()),
         ("pipeline.inspect", set()),
         ("trainer.task", set()),
+        ("trainer.import_weights", set()),
         ("trainer.summary", set()),
         ("trainer.config", set()),
         ("trainer.config_flags", set()),

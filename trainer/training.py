@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from model import metrics
 from model.networks import Network
+from pipeline.dataset_info import DatasetInfo
 from pipeline.errors import UserError
 from pipeline.input_fn import Batch, RecordReader, training_dataset
 from trainer import backbone_weights, run_folder
@@ -104,6 +105,27 @@ def train(
     return run.to_the_end(batches, first_step)
 
 
+def save_start(config: Config, info: DatasetInfo, network: Network, model_dir: str) -> None:
+    """Makes a run of a network whose weights come from elsewhere: trained for 0 steps, the best.
+
+    Args:
+      config: The run's; `network` must be built of it and `info`.
+      info: Of the records that the run is for.
+      network: What to save.
+      model_dir: A new folder.
+
+    Raises:
+      UserError: Where the folder holds a run already or cannot be written.
+    """
+    optimizer = Optimizer(config.optimizer, config.steps, network)
+    run_folder.prepare(model_dir, config, info)
+    state = _State(network.model, optimizer, model_dir)
+    if state.has_checkpoint:
+        raise run_folder.RunError(f"{model_dir!r} holds a run already; name another --model_dir.")
+    # Not measured yet, which training will do first of all; 0 makes it the best so far.
+    state.save(step=0, mean_iou=0.0)
+
+
 def make_step(
     strategy: tf.distribute.Strategy,
     network: Network,
@@ -172,9 +194,13 @@ class _State:
             for kind, kept in (("latest", 2), ("best", 1))
         )
 
+    @property
+    def has_checkpoint(self) -> bool:
+        return self._latest.latest_checkpoint is not None
+
     def restore(self) -> int:
         """Loads the latest checkpoint, if there is one; returns the step to go on from."""
-        if self._latest.latest_checkpoint:
+        if self.has_checkpoint:
             with run_folder.damage_as_run_error(self._latest.latest_checkpoint):
                 self._latest.checkpoint.restore(self._latest.latest_checkpoint).assert_consumed()
             print(f"Going on from step {int(self.step):,}.", file=sys.stderr)
@@ -225,8 +251,9 @@ class _Run:
         config = self._config
         if first_step in (0, config.steps):
             # Before the first step too: it shows what chance scores, and a fault in evaluation
-            # is better found now than hours later.
-            self._evaluate(first_step, save=False)
+            # is better found now than hours later. The checkpoint of an imported network gets its
+            # score, so that only what beats it becomes the best.
+            self._evaluate(first_step, save=first_step == 0 and self._state.has_checkpoint)
         rate = _Rate(config.batch_size)
         with tqdm(
             total=config.steps,

@@ -201,6 +201,13 @@ def test_a_slip_in_the_flags_of_training(folders, run_command, flags, code, part
         ("evaluate", "--checkpoint=first", 2, ["--checkpoint=first", "best", "latest"]),
         ("evaluate", GOOD + "--batch_size=0", 2, ["--batch_size=0"]),
         ("export", "", 1, ["--model_dir is missing"]),
+        ("import_weights", GOOD, 1, ["--weights is missing"]),
+        (
+            "import_weights",
+            GOOD + "--weights=x.pth --set=model.backbone_weights=imagenet",
+            1,
+            ["--weights and model.backbone_weights", "'imagenet'"],
+        ),
         ("predict", "--saved_model={root}/empty --output_dir={run}", 1, ["--input is missing"]),
         ("predict", "--pairs=middle", 2, ["--pairs=middle", "left", "right"]),
     ],
@@ -227,7 +234,9 @@ def test_what_only_the_folders_show_is_a_sentence_too(folders, run_command, tmp_
     assert not folders["run"].exists()
 
 
-@pytest.mark.parametrize("module", ["task", "evaluate", "export", "predict", "summary"])
+@pytest.mark.parametrize(
+    "module", ["task", "evaluate", "export", "import_weights", "predict", "summary"]
+)
 def test_help_imports_no_tensorflow(module):
     result = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", f"trainer.{module}", "--help"],
@@ -239,7 +248,8 @@ def test_help_imports_no_tensorflow(module):
     assert f"python -m trainer.{module} --" in result.stdout
     flag = {"predict": "--saved_model", "summary": "--size"}.get(module, "--model_dir")
     assert flag in result.stdout
-    assert ("--preset" in result.stdout) == (module in ("task", "summary"))
+    chooses = module in ("task", "import_weights", "summary")
+    assert ("--preset" in result.stdout) == chooses
 
 
 def test_a_run_killed_and_repeated_by_its_config_is_the_run_without_a_break(
