@@ -79,24 +79,36 @@ def build(name, output_stride, width_multiplier=1.0):
     return keras.Model(pixels, list(features))
 
 
-def reference(name, size, rng, squeeze):
-    """The whole network, and a function from pixels to its features of the stem and the stages.
+def reference(name, pixels, rng, squeeze):
+    """The whole network, and its features of ``pixels``, of the stem and of each stage.
+
+    Batch normalisation takes about the statistics that these pixels have, so that features differ
+    from place to place; with others they would hardly, and would be equal wherever they are read.
 
     Without ``squeeze``, squeeze-and-excite scales by random factors that do not depend on the
     picture: the mean over a finer map cannot equal the mean over the coarser one.
     """
     function, preprocess, names, last = REFERENCES[name]
     options = {} if name.startswith("resnet") else {"alpha": WIDTH}
-    whole = function(weights=None, include_top=False, input_shape=(*size, 3), **options)
+    whole = function(
+        weights=None, include_top=False, input_shape=(*pixels.shape[1:3], 3), **options
+    )
+    norms = [x for x in whole.layers if isinstance(x, keras.layers.BatchNormalization)]
+    for layer in norms:
+        (channels,) = layer.gamma.shape
+        layer.gamma.assign(rng.uniform(0.5, 1.5, channels))
+        layer.beta.assign(rng.normal(0, 0.2, channels))
+        layer.momentum = 0.0
     for layer in whole.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            (channels,) = layer.gamma.shape
-            gamma, variance = rng.uniform(0.5, 1.5, (2, channels))
-            beta, mean = rng.normal(0, 0.2, (2, channels))
-            layer.set_weights([gamma, beta, mean, variance])
-        elif layer.name.endswith("squeeze_excite_conv"):
+        if layer.name.endswith("squeeze_excite_conv"):
             kernel, bias = layer.get_weights()
             layer.set_weights([kernel * squeeze, rng.uniform(-1, 3, bias.shape)])
+    inputs = preprocess(pixels.copy())
+    whole(inputs, training=True)
+    for layer in norms:
+        deviation = np.sqrt(layer.moving_variance)
+        layer.moving_mean.assign_add(deviation * rng.normal(0, 0.2, deviation.shape))
+        layer.moving_variance.assign((deviation * rng.uniform(0.7, 1.4, deviation.shape)) ** 2)
     outputs = [
         whole.get_layer(name).output
         if name
@@ -104,8 +116,7 @@ def reference(name, size, rng, squeeze):
         for name in names
     ]
     outputs.append(whole.get_layer(last).output if last else whole.output)
-    model = keras.Model(whole.input, outputs)
-    return whole, lambda pixels: [y.numpy() for y in model(preprocess(pixels.copy()))]
+    return whole, [y.numpy() for y in keras.Model(whole.input, outputs)(inputs)]
 
 
 def subsampled(dense, stride, dense_stride, symmetric):
@@ -125,14 +136,13 @@ SIZES = [(64, 97), (81, 70)]  # even and odd at every stride
 CASES = [
     (name, stride, size, stride == 32 or "v3" not in name)
     for name in REFERENCES
-    for stride in (8, 16, 32)
-    for size in SIZES
+    for stride, size in [(8, SIZES[0]), (16, SIZES[1]), (32, SIZES[0])]
 ]
-QUICK = [("mobilenetv2", 8), ("mobilenetv3small", 8)]
+QUICK = [("mobilenetv3small", 8)]
 
 
 def case(name, stride, size, squeeze):
-    quick = (name, stride) in QUICK and size == SIZES[0]
+    quick = (name, stride) in QUICK
     return pytest.param(name, stride, size, squeeze, marks=() if quick else pytest.mark.slow)
 
 
@@ -145,7 +155,8 @@ def test_dilated_features_subsampled_are_the_plain_networks(
 ):
     rng = np.random.default_rng(0)
     keras.utils.set_random_seed(0)
-    whole, features = reference(name, size, rng, squeeze)
+    pixels = rng.uniform(0, 255, (2, *size, 3)).astype(np.float32)
+    whole, features = reference(name, pixels, rng, squeeze)
     whole.save_weights(tmp_path / "saved.weights.h5")
     width = 1.0 if name.startswith("resnet") else WIDTH
     ours = build(name, output_stride, width)
@@ -156,20 +167,18 @@ def test_dilated_features_subsampled_are_the_plain_networks(
     )
     backbone_weights.load(config, ours)
 
-    pixels = rng.uniform(0, 255, (2, *size, 3)).astype(np.float32)
     differences = []
-    for stride, expected, dense in zip(
-        (2, 4, 8, 16, 32), features(pixels), ours(pixels), strict=True
-    ):
+    for stride, expected, dense in zip((2, 4, 8, 16, 32), features, ours(pixels), strict=True):
         dense_stride = min(stride, output_stride)
         assert dense.shape[1:3] == tuple(-(-side // dense_stride) for side in size)
         found = subsampled(dense.numpy(), stride, dense_stride, name.startswith("resnet"))
         assert found.shape == expected.shape
         scale = np.abs(expected).max()
-        assert expected.std() > 0.05 * scale  # else little would be compared
+        # Else little would be compared, and any place would do.
+        assert np.std(expected, axis=(1, 2)).mean() > 0.02 * scale
         differences.append(np.abs(found - expected).max() / scale)
     print(f"{name} at output stride {output_stride}, {size}: {max(differences):.1e}")
-    assert np.max(differences) < 2e-5
+    assert np.max(differences) < 1e-4
 
 
 @pytest.mark.slow
@@ -253,7 +262,7 @@ def test_mixed_precision_reaches_the_copy():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize("name", ["resnet50_v1", "mobilenetv2", "mobilenetv3small"])
 def test_a_network_on_it_learns_and_serves_every_size(name, tmp_path):
     model = networks.build(
         "pspnet", num_classes=3, class_colors=np.zeros((3, 3)), mean=(1.0, 2.0, 3.0),
