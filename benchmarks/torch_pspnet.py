@@ -1,66 +1,100 @@
-"""PSPNet in PyTorch, in the layout of the reference code's state dicts (hszhao/semseg).
+"""PSPNet as hszhao/semseg has it, and ResNet as torchvision has it, restated in PyTorch.
 
-Only benchmarks and tests use it; it needs torch, which nothing else here does.
+Written from their descriptions and the names in their state dicts; what is equal to them is the
+layout of the weights, and what is computed with them. Benchmarks and tests use it; it needs torch,
+which nothing else here does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+Plan = Sequence[tuple[int, tuple[int, int], int]]
+"""Of each stage: its stride, the rates of its first block's 3x3 convolutions, and the others'."""
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions, as in ResNet-18 and 34."""
+PLAIN = [(1, (1, 1), 1), (2, (1, 1), 1), (2, (1, 1), 1), (2, (1, 1), 1)]
+TORCHVISION_STRIDE_8 = [(1, (1, 1), 1), (2, (1, 1), 1), (1, (1, 2), 2), (1, (2, 4), 4)]
+SEMSEG = [(1, (1, 1), 1), (2, (1, 1), 1), (1, (2, 2), 2), (1, (4, 4), 4)]
 
-    expansion = 1
+_BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}
 
-    def __init__(self, inputs: int, channels: int, stride: int, rates: tuple[int, int]) -> None:
+
+def _convolution(inputs: int, outputs: int, size: int, stride: int = 1, rate: int = 1) -> nn.Conv2d:
+    padding = rate * (size // 2)
+    return nn.Conv2d(inputs, outputs, size, stride, padding, dilation=rate, bias=False)
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions, or 1x1, 3x3 and 1x1 to four times the channels, beside a shortcut."""
+
+    def __init__(
+        self, inputs: int, channels: int, bottleneck: bool, stride: int, rates: tuple[int, int]
+    ) -> None:
         super().__init__()
-        self.conv1 = _conv3x3(inputs, channels, stride, rates[0])
+        self.bottleneck = bottleneck
+        first, second = rates
+        outputs = channels * (4 if bottleneck else 1)
+        if bottleneck:
+            self.conv1 = _convolution(inputs, channels, 1)
+            self.conv2 = _convolution(channels, channels, 3, stride, first)
+            self.conv3 = _convolution(channels, outputs, 1)
+            self.bn3 = nn.BatchNorm2d(outputs)
+        else:
+            self.conv1 = _convolution(inputs, channels, 3, stride, first)
+            self.conv2 = _convolution(channels, channels, 3, 1, second)
         self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = _conv3x3(channels, channels, 1, rates[1])
         self.bn2 = nn.BatchNorm2d(channels)
-        self.downsample = _shortcut(inputs, channels, stride)
+        if stride > 1 or inputs != outputs:
+            self.downsample = nn.Sequential(
+                _convolution(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs)
+            )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
+        shortcut = self.downsample(x) if hasattr(self, "downsample") else x
         x = functional.relu(self.bn1(self.conv1(x)))
-        return functional.relu(self.bn2(self.conv2(x)) + shortcut)
+        x = self.bn2(self.conv2(x))
+        if self.bottleneck:
+            x = self.bn3(self.conv3(functional.relu(x)))
+        return functional.relu(x + shortcut)
 
 
-class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1, as in ResNet-50 and 101."""
+def _stages(inputs: int, base: int, depth: int, plan: Plan) -> Iterator[nn.Module]:
+    bottleneck = depth > 34
+    for index, (count, (stride, first, rate)) in enumerate(zip(_BLOCKS[depth], plan, strict=True)):
+        channels = base * 2**index
+        blocks = [Block(inputs, channels, bottleneck, stride, first)]
+        inputs = channels * (4 if bottleneck else 1)
+        blocks += [Block(inputs, channels, bottleneck, 1, (rate, rate)) for _ in range(1, count)]
+        yield nn.Sequential(*blocks)
 
-    expansion = 4
 
-    def __init__(self, inputs: int, channels: int, stride: int, rates: tuple[int, int]) -> None:
+class ResNet(nn.Module):
+    """torchvision's; gives the stem's features and those of the four stages.
+
+    Args:
+      depth: 18 or 50.
+      plan: Strides and rates.
+      base: Channels of the stem.
+    """
+
+    def __init__(self, depth: int, plan: Plan, base: int = 64) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, channels, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = _conv3x3(channels, channels, stride, rates[0])
-        self.bn2 = nn.BatchNorm2d(channels)
-        self.conv3 = nn.Conv2d(channels, 4 * channels, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(4 * channels)
-        self.downsample = _shortcut(inputs, 4 * channels, stride)
+        self.conv1 = _convolution(3, base, 7, 2)
+        self.bn1 = nn.BatchNorm2d(base)
+        self.layer1, self.layer2, self.layer3, self.layer4 = _stages(base, base, depth, plan)
+        self.fc = nn.Linear(base * 8 * (4 if depth > 34 else 1), 1000)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
-        x = functional.relu(self.bn1(self.conv1(x)))
-        x = functional.relu(self.bn2(self.conv2(x)))
-        return functional.relu(self.bn3(self.conv3(x)) + shortcut)
-
-
-def _conv3x3(inputs: int, outputs: int, stride: int, rate: int) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 3, stride, padding=rate, dilation=rate, bias=False)
-
-
-def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module | None:
-    if inputs == outputs and stride == 1:
-        return None
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        features = [functional.relu(self.bn1(self.conv1(x)))]
+        x = functional.max_pool2d(features[0], 3, 2, 1)
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
+            features.append(x)
+        return features
 
 
 class PyramidPooling(nn.Module):
@@ -68,11 +102,12 @@ class PyramidPooling(nn.Module):
 
     def __init__(self, inputs: int, bins: Sequence[int], align_corners: bool) -> None:
         super().__init__()
+        outputs = inputs // len(bins)
         self.features = nn.ModuleList(
             nn.Sequential(
                 nn.AdaptiveAvgPool2d(size),
-                nn.Conv2d(inputs, inputs // len(bins), 1, bias=False),
-                nn.BatchNorm2d(inputs // len(bins)),
+                _convolution(inputs, outputs, 1),
+                nn.BatchNorm2d(outputs),
                 nn.ReLU(),
             )
             for size in bins
@@ -80,78 +115,78 @@ class PyramidPooling(nn.Module):
         self.align_corners = align_corners
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        branches = [_resize(branch(x), x.shape[2:], self.align_corners) for branch in self.features]
-        return torch.cat([x, *branches], dim=1)
+        averages = [_resize(branch(x), x.shape[2:], self.align_corners) for branch in self.features]
+        return torch.cat([x, *averages], 1)
 
 
 def _resize(x: torch.Tensor, size: Sequence[int], align_corners: bool) -> torch.Tensor:
     return functional.interpolate(x, list(size), mode="bilinear", align_corners=align_corners)
 
 
-_BLOCKS: dict[int, tuple[type[BasicBlock | Bottleneck], tuple[int, ...]]] = {
-    18: (BasicBlock, (2, 2, 2, 2)),
-    50: (Bottleneck, (3, 4, 6, 3)),
-}
+def _head(inputs: int, channels: int, classes: int) -> nn.Sequential:
+    return nn.Sequential(
+        _convolution(inputs, channels, 3),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(),
+        nn.Dropout2d(0.1),
+        nn.Conv2d(channels, classes, 1),
+    )
 
 
 class PSPNet(nn.Module):
-    """PSPNet at output stride 8.
+    """semseg's with its 50 layers, or one of other depth, stem and resizing in the same layout.
 
     Args:
-      num_classes: Number of classes, K.
-      depth: Of the ResNet, 18 or 50.
+      classes: Number of classes, K.
+      depth: 18 or 50.
+      plan: Strides and rates.
       deep_stem: Three 3x3 convolutions in place of the 7x7.
-      dilate_first_block: Give the first block of a dilated stage that stage's rate, as semseg
-        does, and not the rate before it.
-      align_corners: Of all bilinear resizing.
-      dropout: Share of the heads' channels dropped in training.
+      align_corners: Of all resizing.
+      base: Channels of the stem's first convolution.
+      channels: Of the head; the auxiliary head has half of them.
+      bins: Of the pyramid.
     """
 
     def __init__(
         self,
-        num_classes: int,
-        depth: int,
-        deep_stem: bool = False,
-        dilate_first_block: bool = False,
-        align_corners: bool = False,
-        dropout: float = 0.1,
+        classes: int,
+        depth: int = 50,
+        plan: Plan = SEMSEG,
+        deep_stem: bool = True,
+        align_corners: bool = True,
+        base: int = 64,
+        channels: int = 512,
+        bins: Sequence[int] = (1, 2, 3, 6),
     ) -> None:
         super().__init__()
-        block, counts = _BLOCKS[depth]
-        filters = [(3, 64, 2), (64, 64, 1), (64, 128, 1)] if deep_stem else []
-        stem: list[nn.Module] = []
-        for inputs, outputs, stride in filters:
-            stem += [_conv3x3(inputs, outputs, stride, 1), nn.BatchNorm2d(outputs), nn.ReLU()]
-        if not deep_stem:
-            stem = [nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
+        stem: list[nn.Module] = [_convolution(3, base, 7, 2), nn.BatchNorm2d(base), nn.ReLU()]
+        if deep_stem:
+            stem = [
+                _convolution(3, base, 3, 2), nn.BatchNorm2d(base), nn.ReLU(),
+                _convolution(base, base, 3), nn.BatchNorm2d(base), nn.ReLU(),
+                _convolution(base, 2 * base, 3), nn.BatchNorm2d(2 * base), nn.ReLU(),
+            ]  # fmt: skip
         self.layer0 = nn.Sequential(*stem, nn.MaxPool2d(3, 2, 1))
-        inputs, rate = 128 if deep_stem else 64, 1
-        for stage, count in enumerate(counts, start=1):
-            channels, stride = 64 * 2 ** (stage - 1), 2 if stage == 2 else 1
-            before, rate = rate, rate * 2 if stage > 2 else rate
-            first = block(inputs, channels, stride, (rate if dilate_first_block else before, rate))
-            inputs = block.expansion * channels
-            rest = [block(inputs, channels, 1, (rate, rate)) for _ in range(count - 1)]
-            setattr(self, f"layer{stage}", nn.Sequential(first, *rest))
-        self.ppm = PyramidPooling(inputs, (1, 2, 3, 6), align_corners)
-        self.cls = _head(2 * inputs, 512, num_classes, dropout)
-        self.aux = _head(inputs // 2, 256, num_classes, dropout)
+        inputs = 2 * base if deep_stem else base
+        self.layer1, self.layer2, self.layer3, self.layer4 = _stages(inputs, base, depth, plan)
+        last = base * 8 * (4 if depth > 34 else 1)
+        self.ppm = PyramidPooling(last, bins, align_corners)
+        self.cls = _head(last + last // len(bins) * len(bins), channels, classes)
+        self.aux = _head(last // 2, channels // 2, classes)
         self.align_corners = align_corners
 
-    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Scores [B, K, H, W] of pixels [B, 3, H, W], and in training the auxiliary head's."""
-        size = pixels.shape[2:]
-        stage3 = self.layer3(self.layer2(self.layer1(self.layer0(pixels))))
-        logits = self.cls(self.ppm(self.layer4(stage3)))
-        auxiliary = _resize(self.aux(stage3), size, self.align_corners) if self.training else None
-        return _resize(logits, size, self.align_corners), auxiliary
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores of both heads, [B, K, H, W] each, of normalised pixels [B, 3, H, W]."""
+        stage3 = self._stage3(x)
+        return self._main(stage3, x), _resize(self.aux(stage3), x.shape[2:], self.align_corners)
 
+    def predict(self, x: torch.Tensor) -> torch.Tensor:
+        """Scores of the main head alone."""
+        return self._main(self._stage3(x), x)
 
-def _head(inputs: int, channels: int, num_classes: int, dropout: float) -> nn.Sequential:
-    return nn.Sequential(
-        _conv3x3(inputs, channels, 1, 1),
-        nn.BatchNorm2d(channels),
-        nn.ReLU(),
-        nn.Dropout2d(dropout),
-        nn.Conv2d(channels, num_classes, 1),
-    )
+    def _stage3(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer3(self.layer2(self.layer1(self.layer0(x))))
+
+    def _main(self, stage3: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        scores = self.cls(self.ppm(self.layer4(stage3)))
+        return _resize(scores, x.shape[2:], self.align_corners)

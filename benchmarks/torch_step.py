@@ -11,15 +11,19 @@ import torch
 from torch.nn import functional
 
 from benchmarks.stopwatch import measure, report
-from benchmarks.torch_pspnet import PSPNet
+from benchmarks.torch_pspnet import TORCHVISION_STRIDE_8, PSPNet
 
 CLASSES = 19
 
 
 def main(depth: str, batch_size: str, side: str, seconds: str, *how: str) -> None:
     torch.manual_seed(0)
-    network = PSPNet(CLASSES, int(depth)).to(memory_format=torch.channels_last)
-    model = torch.compile(network) if "compile" in how else network
+    network = PSPNet(
+        CLASSES, int(depth), TORCHVISION_STRIDE_8, deep_stem=False, align_corners=False
+    ).to(memory_format=torch.channels_last)
+    heads, main_head = network, network.predict
+    if "compile" in how:
+        heads, main_head = torch.compile(network), torch.compile(network.predict)
     shape = (int(batch_size), int(side), int(side))
     pixels = torch.randn(shape[0], 3, *shape[1:]).to(memory_format=torch.channels_last)
     labels = torch.randint(CLASSES, shape)
@@ -29,10 +33,10 @@ def main(depth: str, batch_size: str, side: str, seconds: str, *how: str) -> Non
 
     def predict() -> None:
         with torch.inference_mode():
-            model(pixels)
+            main_head(pixels)
 
     def step() -> None:
-        logits, auxiliary = model(pixels)
+        logits, auxiliary = heads(pixels)
         loss = functional.cross_entropy(logits, labels, ignore_index=255)
         loss = loss + 0.4 * functional.cross_entropy(auxiliary, labels, ignore_index=255)
         optimizer.zero_grad()

@@ -1,6 +1,7 @@
 """The benchmark of the training input: its contenders do equal work, and it prints a table."""
 
 import numpy as np
+import pytest
 
 from benchmarks.input_contenders import CONTENDERS
 from pipeline.input_fn import RecordReader
@@ -23,6 +24,7 @@ def test_contenders_read_the_same_examples_and_give_the_same_kind_of_batch(recor
         assert 0 <= usual["image"].min() < 60 < 190 < usual["image"].max() <= 255
 
 
+@pytest.mark.slow
 def test_the_table(records_dir, run_command):
     done = run_command(
         "benchmarks.input_fn", f"--data_dir={records_dir}", "--crop_size=32", "--batch_size=4",

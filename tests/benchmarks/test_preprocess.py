@@ -33,6 +33,7 @@ def test_the_handwritten_script_writes_the_same_records(pairs_dir, expected, run
     assert records_in(tmp_path / "records") == expected
 
 
+@pytest.mark.slow
 def test_the_tfds_builder_writes_the_same_records(pairs_dir, expected, run_command, tmp_path):
     done = run_command("benchmarks.tfds_builder", pairs_dir, tmp_path / "records", 1)
     assert done.returncode == 0, done.stderr

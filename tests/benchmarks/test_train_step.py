@@ -27,6 +27,7 @@ def test_a_call_is_timed_on_the_clock_and_in_cpu_time():
     assert len(calls) >= 5  # two to warm up
 
 
+@pytest.mark.slow
 def test_our_network_is_measured():
     command = [sys.executable, "-m", "benchmarks.keras_step", "demo", "2", "32", "0.1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)

@@ -91,6 +91,7 @@ def checkpoint_steps(run):
     return {int(path.stem.removeprefix("ckpt-")) for path in paths}
 
 
+@pytest.mark.slow
 def test_a_diverging_run_ends_in_a_sentence(long_commands):
     folder, result = vars(long_commands.diverging.result()).values()
     assert result.returncode == 1
