@@ -22,6 +22,7 @@ def test_scores_are_those_of_the_definition():
     assert str(score).split()[:4] == ["62.50%", "0.500", "75.00%", "83.333%"]
 
 
+@pytest.mark.slow
 def test_the_table_has_every_way_and_coding(run_command):
     done = run_command("benchmarks.label_recovery", "--scenes=1", "--qualities=60")
     assert done.returncode == 0, done.stderr

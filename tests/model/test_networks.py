@@ -24,7 +24,16 @@ def build(name, loss=None, **options):
     return networks.build(name, **{**DATA, "loss": loss or {}, **small, **options})
 
 
-@pytest.fixture(scope="module", params=sorted(DECODERS))
+# A part of FCN-8s and of DeepLabv3+.
+PARTS = ("fcn32s", "deeplabv3")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=[pytest.mark.slow] * (name in PARTS)) for name in sorted(DECODERS)
+    ],
+)
 def model(request):
     keras.utils.set_random_seed(0)
     return build(request.param).model
@@ -136,6 +145,7 @@ def test_scores_are_float32_under_mixed_precision():
     assert {logits.dtype for logits in outputs.values()} == {tf.float32}
 
 
+@pytest.mark.slow
 def test_saved_model_takes_every_size(tmp_path):
     model = build("pspnet").model
     model.export(tmp_path / "saved", verbose=False)

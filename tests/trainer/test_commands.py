@@ -253,6 +253,7 @@ def test_help_imports_no_tensorflow(module):
     assert ("--preset" in result.stdout) == chooses
 
 
+@pytest.mark.slow
 def test_a_run_killed_and_repeated_by_its_config_is_the_run_without_a_break(
     trained_run, long_commands, assert_same_state
 ):

@@ -25,6 +25,7 @@ def test_a_shard_with_a_flipped_byte_is_named(records_dir, tmp_path):
             pass
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_is_named():
     with (
         pytest.raises(TensorFlowFailure, match=r"ran out: .*smaller --batch_size"),

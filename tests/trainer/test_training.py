@@ -124,7 +124,7 @@ STEP_CASES = [
     (build, name, clip_norm, 0.05, 1.0)
     for build, name in ((small_network, "sgd"), (small_network, "adamw"))
     for clip_norm in (0.0, 0.2)
-] + [(small_pspnet, "sgd", 0.05, 0.0, 5.0)]
+] + [pytest.param(small_pspnet, "sgd", 0.05, 0.0, 5.0, marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize(
