@@ -502,7 +502,9 @@ class TestFaults:
     ):
         flags = [f"--input_dir={many_pairs}", f"--output_dir={tmp_path / 'records'}"]
         with self.started(many_pairs, tmp_path / "records") as process:
+            os.killpg(process.pid, signal.SIGSTOP)  # It must not end before the second has looked.
             second = run_command("pipeline.preprocess", *flags, "--num_shards=3", "--overwrite")
+            os.killpg(process.pid, signal.SIGCONT)
             output, said = process.communicate(timeout=60)
         assert_refused(second, "Another job is writing to this --output_dir")
         assert (process.returncode, said) == (0, ""), output
