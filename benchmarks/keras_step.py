@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 
-import keras
 import numpy as np
 
 from benchmarks.stopwatch import measure, report
@@ -39,10 +38,7 @@ def main(preset: str, batch_size: str, side: str, seconds: str, *changes: str) -
     with strategy.scope():
         network = run_folder.build_network(config, info)
         optimizer = Optimizer(config.optimizer, config.steps, network)
-    heads = network.model.output.items()
-    model = keras.Model(
-        network.model.input, {name: x for name, x in heads if not name.startswith("auxiliary")}
-    )
+    model = network.for_inference()
     predict = tf.function(lambda: model(batch["image"], training=False))
     step = training.make_step(strategy, network, optimizer)
     layers = summary.layer_summaries(network, int(side), int(side))

@@ -51,6 +51,12 @@ class Network:
     objective: Objective
     backbone: keras.Model | None
 
+    def for_inference(self) -> keras.Model:
+        """The model without the outputs that serve training only; it shares the weights."""
+        outputs = self.model.output.items()
+        heads = {name: x for name, x in outputs if not name.startswith("auxiliary")}
+        return keras.Model(self.model.input, heads)
+
 
 def segmentation_network(
     decoder: Callable[..., Any],

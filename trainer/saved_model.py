@@ -82,9 +82,6 @@ def export(model_dir: str, checkpoint: str) -> str:
     config, info = run_folder.load(model_dir)
     network = run_folder.build_network(config, info)
     step = run_folder.restore_model(network.model, model_dir, checkpoint)
-    outputs = network.model.output.items()
-    heads = {name: x for name, x in outputs if not name.startswith("auxiliary")}
-    model = keras.Model(network.model.input, heads)  # The auxiliary head serves training only.
     versions = os.path.join(model_dir, "export")
     os.makedirs(versions, exist_ok=True)
     # Serving takes only numbers for versions, so that it does not look at the temporary folder.
@@ -92,7 +89,7 @@ def export(model_dir: str, checkpoint: str) -> str:
     try:
         assets = _write_assets(temporary, config, info.palette)
         saved = os.path.join(temporary, "model")
-        module = ServingModule(model, network.objective, assets)
+        module = ServingModule(network.for_inference(), network.objective, assets)
         tf.saved_model.save(
             module,
             saved,
