@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from model.features import Features
-from model.layers import BATCH_NORM_MOMENTUM
+from model.layers import BATCH_NORM_MOMENTUM, BatchNormalization, Conv2D
 
 
 def _caffe(pixels: Any) -> Any:
@@ -170,7 +170,7 @@ def dilated(network: keras.Model, output_stride: int, pixels: Any) -> keras.Mode
                 config["strides"] = 1
         strides[id(operation.output)] = after
         if isinstance(operation, keras.layers.BatchNormalization):
-            config.update(synchronized=True, momentum=BATCH_NORM_MOMENTUM)
+            return BatchNormalization.from_config({**config, "momentum": BATCH_NORM_MOMENTUM})
         if isinstance(operation, keras.layers.DepthwiseConv2D):
             config["padding"] = "same"
         if hasattr(operation, "dilation_rate") and operation.kernel_size != (1, 1):
@@ -178,6 +178,8 @@ def dilated(network: keras.Model, output_stride: int, pixels: Any) -> keras.Mode
         if isinstance(operation, keras.layers.ZeroPadding2D) and _pads_unlike(operation):
             # It stands before a depthwise convolution, which pads itself now.
             return keras.layers.Identity(name=operation.name)
+        if type(operation) is keras.layers.Conv2D:
+            return Conv2D.from_config(config)
         return operation.__class__.from_config(config)
 
     return keras.models.clone_model(network, input_tensors=pixels, clone_function=copy)

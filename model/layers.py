@@ -1,7 +1,8 @@
-"""What several networks are built from: convolution with batch normalisation, and resizing."""
+"""What several networks are built from: convolution, batch normalisation, and resizing."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import keras
@@ -9,6 +10,79 @@ import tensorflow as tf
 
 BATCH_NORM_MOMENTUM = 0.9
 """Weight of the past in the statistics that evaluation uses: they are a few dozen steps old."""
+
+
+class Conv2D(keras.layers.Conv2D):
+    """`keras.layers.Conv2D` as one operation, whatever the dilation.
+
+    Keras's own rearranges pixels before and after a dilated convolution ("space to batch"), which
+    costs up to a tenth of a training step. It is still used where the device cannot differentiate
+    the one operation.
+    """
+
+    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
+        """Convolves ``inputs`` [B, H, W, C] with ``kernel``; Keras's hook for it."""
+        if self.dilation_rate == (1, 1) or not _differentiates_dilation():
+            return super().convolution_op(inputs, kernel)
+        return tf.nn.conv2d(
+            inputs, kernel, self.strides, self.padding.upper(), dilations=self.dilation_rate
+        )
+
+
+@functools.cache
+def _differentiates_dilation() -> bool:
+    """Tries it: a CPU without oneDNN, such as Apple's, has no gradient of a dilated convolution."""
+    with tf.init_scope():
+        pixel, kernel = tf.zeros([1, 1, 1, 1]), tf.zeros([3, 3, 1, 1])
+        try:
+            tf.raw_ops.Conv2DBackpropFilter(
+                input=pixel,
+                filter_sizes=kernel.shape,
+                out_backprop=pixel,
+                strides=[1] * 4,
+                padding="SAME",
+                dilations=[1, 2, 2, 1],
+            )
+        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError):
+            return False
+    return True
+
+
+class BatchNormalization(keras.layers.BatchNormalization):
+    """`keras.layers.BatchNormalization` over the last axis and the global batch.
+
+    Keras builds it of a dozen operations that each pass over the features. Where one replica has
+    all of the batch, and where the kept statistics are used, TensorFlow has it as one operation.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{**kwargs, "synchronized": True})
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """Normalises ``inputs`` [B, H, W, C], of which ``mask`` may leave out none."""
+        learning = training and self.trainable
+        if training and not (learning and tf.distribute.get_strategy().num_replicas_in_sync == 1):
+            return super().call(inputs, training=training, mask=mask)
+        outputs = tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=self.gamma.value,
+            offset=self.beta.value,
+            mean=tf.zeros([0]) if learning else self.moving_mean.value,
+            variance=tf.zeros([0]) if learning else self.moving_variance.value,
+            epsilon=self.epsilon,
+            is_training=bool(learning),
+        )
+        if learning:
+            # The operation estimates the variance of what the batch is a sample of; kept is, as in
+            # Keras and on several replicas, the batch's own.
+            count = tf.cast(tf.reduce_prod(tf.shape(inputs)[:-1]), tf.float32)
+            variance = outputs.batch_variance * (count - 1.0) / count
+            for kept, new in (
+                (self.moving_mean, outputs.batch_mean),
+                (self.moving_variance, variance),
+            ):
+                kept.assign(kept * self.momentum + new * (1.0 - self.momentum))
+        return outputs.y
 
 
 def conv_batch_norm(
@@ -33,7 +107,7 @@ def conv_batch_norm(
         # "same" pads a strided convolution by 0 or 1 before, depending on the size. Padding both
         # sides alike centres output i on input i * stride, which lets dilation replace stride.
         x = keras.layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x)
-    x = keras.layers.Conv2D(
+    x = Conv2D(
         filters,
         kernel_size,
         strides=stride,
@@ -46,9 +120,7 @@ def conv_batch_norm(
         ),
         name=name,
     )(x)
-    return keras.layers.BatchNormalization(
-        momentum=BATCH_NORM_MOMENTUM, epsilon=1e-5, synchronized=True, name=f"{name}_bn"
-    )(x)
+    return BatchNormalization(momentum=BATCH_NORM_MOMENTUM, epsilon=1e-5, name=f"{name}_bn")(x)
 
 
 def conv_unit(x: Any, filters: int, kernel_size: int, *, name: str, rate: int = 1) -> Any:

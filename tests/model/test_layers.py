@@ -1,10 +1,15 @@
-"""Resizing against the formulas of bilinear interpolation, and TensorFlow's own resizing."""
+"""Layers against those of Keras, resizing against its formulas and TensorFlow's own."""
+
+import os
+import subprocess
+import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from model import layers
 from model.layers import ResizeLike
 
 TARGETS = [(13, 8), (3, 20), (1, 1), (4, 5), (7, 1), (2, 2)]
@@ -91,3 +96,63 @@ def test_aligned_corners_survive_litert():
     resized = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
     expected = np.einsum("ij,bjkc,lk->bilc", rows, features, columns)
     np.testing.assert_allclose(resized, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize(
+    ("rate", "kernel_size", "padding"), [(2, 3, "same"), (4, 3, "valid"), (3, 5, "same")]
+)
+def test_dilated_convolution_is_that_of_keras(rate, kernel_size, padding, native, monkeypatch):
+    if not native:
+        monkeypatch.setattr(layers, "_differentiates_dilation", lambda: False)
+    rng = np.random.default_rng(0)
+    options = {"dilation_rate": rate, "padding": padding}
+    ours = layers.Conv2D(5, kernel_size, **options)
+    theirs = keras.layers.Conv2D(5, kernel_size, **options)
+    x = tf.constant(rng.normal(size=(2, 17, 14, 3)), tf.float32)
+    theirs.build(x.shape)
+    ours.build(x.shape)
+    ours.set_weights(theirs.get_weights())
+    results = (_values_and_gradients(layer, x) for layer in (ours, theirs))
+    for actual, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_cpu_without_onednn_differentiates_dilation_the_other_way():
+    script = (
+        "import tensorflow as tf\n"
+        "from model import layers\n"
+        "conv = layers.Conv2D(2, 3, dilation_rate=2, padding='same')\n"
+        "with tf.GradientTape() as tape:\n"
+        "    loss = tf.reduce_sum(conv(tf.ones([1, 5, 5, 1])))\n"
+        "assert tape.gradient(loss, conv.kernel.value).shape == (3, 3, 1, 2)\n"
+        "assert not layers._differentiates_dilation()\n"
+    )
+    environment = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0"}
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True)
+
+
+@pytest.mark.parametrize("mode", ["training", "frozen", "inference"])
+def test_batch_normalization_is_that_of_keras(mode):
+    rng = np.random.default_rng(0)
+    x = tf.constant(rng.normal(1, 3, (3, 5, 7, 4)), tf.float32)
+    norms = layers.BatchNormalization(momentum=0.7), keras.layers.BatchNormalization(momentum=0.7)
+    weights = [rng.uniform(0.5, 2, 4) for _ in range(4)]
+    results = []
+    for norm in norms:
+        norm.build(x.shape)
+        norm.set_weights(weights)
+        norm.trainable = mode != "frozen"
+        results.append([*_values_and_gradients(norm, x, mode != "inference"), *norm.get_weights()])
+    for actual, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+def _values_and_gradients(layer, x, training=True):
+    """The outputs, and the gradients of the sum of their squares by input and weights."""
+    weights = [weight.value for weight in layer.trainable_weights]
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = layer(x, training=training)
+        loss = tf.reduce_sum(y**2)
+    return [y, *tape.gradient(loss, [x, *weights])]
