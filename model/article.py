@@ -6,13 +6,13 @@ from typing import Any
 
 import keras
 
-from model.layers import ResizeLike
+from model.layers import BatchNormalization, Conv2D, ResizeLike
 
 
 def _conv_unit(
     x: Any, filters: int, kernel_size: int, name: str, *, rate: int = 1, initializer: str
 ) -> Any:
-    x = keras.layers.Conv2D(
+    x = Conv2D(
         filters,
         kernel_size,
         dilation_rate=rate,
@@ -20,7 +20,7 @@ def _conv_unit(
         kernel_initializer=initializer,
         name=name,
     )(x)
-    return keras.layers.BatchNormalization(synchronized=True, name=f"{name}_bn")(x)
+    return BatchNormalization(name=f"{name}_bn")(x)
 
 
 def _residual_block(x: Any, filters: tuple[int, int, int], name: str) -> Any:
@@ -54,14 +54,14 @@ def _pyramid(features: Any) -> Any:
     return keras.layers.Concatenate(name="pyramid_concat")(branches)
 
 
-def _network(channels: int) -> tuple[Any, Any]:
-    """Pixels, and what the last convolution makes of them: Keras tensors [B, H, W, channels]."""
+def _network(channels: int, head: str) -> tuple[Any, Any]:
+    """Pixels, and what the last convolution, `head`, makes of them: [B, H, W, channels]."""
     pixels = keras.Input([None, None, 3], dtype="float32", name="pixels")
     x = keras.layers.Rescaling(1 / 255, dtype="float32", name="normalize")(pixels)
     x = _residual_block(x, (32, 32, 64), "block1")
     x = _residual_block(x, (64, 64, 128), "block2")
     x = _residual_block(x, (128, 128, 256), "block3")
-    return pixels, _conv_unit(_pyramid(x), channels, 3, "head", initializer="glorot_uniform")
+    return pixels, _conv_unit(_pyramid(x), channels, 3, head, initializer="glorot_uniform")
 
 
 def article() -> keras.Model:
@@ -79,7 +79,7 @@ def article() -> keras.Model:
     Reference: the code in
     https://ztlevi.gitbook.io/ml-101/computer-vision/segmentation/pspnet.
     """
-    pixels, x = _network(3)
+    pixels, x = _network(3, "head")
     colors = keras.layers.Activation("sigmoid", dtype="float32", name="colors")(x)
     return keras.Model(pixels, {"colors": colors}, name="article")
 
@@ -99,6 +99,6 @@ def article_classes(num_classes: int) -> keras.Model:
     """
     if num_classes < 1:
         raise ValueError(f"`num_classes` must be 1 or more. Received: {num_classes}")
-    pixels, x = _network(num_classes)
+    pixels, x = _network(num_classes, "head_classes")
     logits = keras.layers.Activation("linear", dtype="float32", name="logits")(x)
     return keras.Model(pixels, {"logits": logits}, name="article_classes")

@@ -8,6 +8,14 @@ import keras
 
 from model.layers import conv_unit
 
+_CLASSIFIER = "_classes"
+"""In the names of the layers whose last axis is the classes, and of no other."""
+
+
+def is_of_classes(path: str) -> bool:
+    """Whether the last axis of a variable is the classes, by the path that Keras gives it."""
+    return _CLASSIFIER in path.partition("/")[0]
+
 
 def convolutional_head(
     x: Any, channels: int, num_classes: int, dropout: float, name: str, kernel_size: int = 3
@@ -40,5 +48,5 @@ def classifier(x: Any, num_classes: int, dropout: float, name: str) -> Any:
         kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
         # Under mixed precision too, the scores and the loss are float32.
         dtype="float32",
-        name=f"{name}_classes",
+        name=f"{name}{_CLASSIFIER}",
     )(x)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,6 +34,7 @@ class Objective(Protocol):
         Returns:
           Sums and counts, float32 [T] each. Without a valid pixel both are 0, and so are all
           gradients. Each picture's share in them depends on that picture alone.
+          Without hard example mining the counts of all terms are equal.
         """
         ...
 
@@ -49,12 +50,11 @@ def _valid(labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return valid, tf.where(valid, labels, 0)
 
 
-def _sum_and_count(per_pixel: tf.Tensor, counts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _sum_and_count(per_pixel: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The weighted sum, and the sum of the weights; a loss of weight 0 may be no number."""
     # A float32 counts exactly up to 2**24 pixels: eight Cityscapes pictures a replica.
-    return (
-        tf.reduce_sum(tf.where(counts, per_pixel, 0.0)),
-        tf.reduce_sum(tf.cast(counts, tf.float32)),
-    )
+    counted = tf.where(weights > 0, weights * per_pixel, 0.0)
+    return tf.reduce_sum(counted), tf.reduce_sum(weights)
 
 
 def hard_pixels(
@@ -100,26 +100,32 @@ class CrossEntropy:
 
     With n over the pictures of all replicas and p over the pixels of a picture that count, it is
 
-        sum_np ce(logits) / sum_np 1 + auxiliary_weight * sum_np ce(auxiliary) / sum_np 1.
+        sum_np w ce(logits) / sum_np w + auxiliary_weight * sum_np w ce(auxiliary) / sum_np w
 
-    All valid pixels count, or, with ``ohem_threshold``, those that are hard for the head itself;
-    see `hard_pixels`.
+    where w is the weight of the pixel's class, 1 without `class_weights`. All valid pixels count,
+    or, with ``ohem_threshold``, those that are hard for the head itself; see `hard_pixels`.
 
     Reference: Zhao et al. 2017, section 3.3, where the share is 0.4.
 
     Args:
       auxiliary_weight: The share; it is of no effect on a network without the auxiliary head.
+      class_weights: Of each class, [K], none negative; None for 1.
+      label_smoothing: Share of the truth that is spread evenly over all classes (Szegedy et al.
+        2016, section 7).
       ohem_threshold: Probability of the true class up to which a pixel counts as hard; 0 for no
         online hard example mining.
       ohem_min_kept: Share of a picture's valid pixels that count at least, the hardest.
 
     Raises:
-      ValueError: If ``auxiliary_weight`` is negative, or one of the others not in [0, 1].
+      ValueError: If a weight is negative, ``label_smoothing`` not in [0, 1), or one of the others
+        not in [0, 1].
     """
 
     def __init__(
         self,
         auxiliary_weight: float = 0.4,
+        class_weights: Sequence[float] | None = None,
+        label_smoothing: float = 0.0,
         ohem_threshold: float = 0.0,
         ohem_min_kept: float = 1 / 16,
     ) -> None:
@@ -127,11 +133,17 @@ class CrossEntropy:
             raise ValueError(
                 f"`auxiliary_weight` must not be negative. Received: {auxiliary_weight}"
             )
+        if class_weights is not None and min(class_weights) < 0:
+            raise ValueError(f"`class_weights` must not be negative. Received: {class_weights}")
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"`label_smoothing` must be in [0, 1). Received: {label_smoothing}")
         if not 0 <= ohem_threshold <= 1:
             raise ValueError(f"`ohem_threshold` must be in [0, 1]. Received: {ohem_threshold}")
         if not 0 <= ohem_min_kept <= 1:
             raise ValueError(f"`ohem_min_kept` must be in [0, 1]. Received: {ohem_min_kept}")
         self.auxiliary_weight = auxiliary_weight
+        self.class_weights = class_weights
+        self.label_smoothing = label_smoothing
         self.ohem_threshold = ohem_threshold
         self.ohem_min_kept = ohem_min_kept
 
@@ -154,9 +166,16 @@ class CrossEntropy:
         self, logits: tf.Tensor, labels: tf.Tensor, valid: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         per_pixel = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+        if self.label_smoothing:
+            # Cross-entropy with a truth of (1 - s) for the class and s / K for every class.
+            truth = tf.gather(logits, labels, batch_dims=3)
+            per_pixel += self.label_smoothing * (truth - tf.reduce_mean(logits, axis=-1))
         if self.ohem_threshold:
             valid = hard_pixels(per_pixel, valid, self.ohem_threshold, self.ohem_min_kept)
-        return _sum_and_count(per_pixel, valid)
+        weights = tf.cast(valid, tf.float32)
+        if self.class_weights is not None:
+            weights *= tf.gather(tf.constant(self.class_weights, tf.float32), labels)
+        return _sum_and_count(per_pixel, weights)
 
     def scores(self, outputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """The classes' probabilities, float32 [B, H, W, K]."""
@@ -187,7 +206,7 @@ class ColorRegression:
         valid, labels = _valid(labels)
         truth = tf.gather(self.class_colors, labels)
         per_pixel = tf.reduce_mean(tf.math.squared_difference(outputs["colors"], truth), axis=-1)
-        loss, count = _sum_and_count(per_pixel, valid)
+        loss, count = _sum_and_count(per_pixel, tf.cast(valid, tf.float32))
         return loss[tf.newaxis], count[tf.newaxis]
 
     def scores(self, outputs: Mapping[str, tf.Tensor]) -> tf.Tensor:

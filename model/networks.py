@@ -16,7 +16,7 @@ from model.deeplabv3 import deeplabv3
 from model.deeplabv3plus import deeplabv3plus
 from model.fcn import fcn8s, fcn32s
 from model.heads import convolutional_head
-from model.layers import ResizeLike
+from model.layers import BatchNormalization, ResizeLike
 from model.losses import ColorRegression, CrossEntropy, Objective
 from model.pspnet import pspnet
 from model.unet import unet
@@ -73,6 +73,7 @@ def segmentation_network(
     align_corners: bool = False,
     auxiliary_channels: int = 256,
     dropout: float = 0.1,
+    freeze_batch_norm: bool = False,
     **decoder_options: Any,
 ) -> tuple[keras.Model, keras.Model]:
     """Builds a backbone and a decoder, for pixels of any size.
@@ -95,6 +96,9 @@ def segmentation_network(
       align_corners: How scores and features are resized, see `ResizeLike`.
       auxiliary_channels: Of the auxiliary head's convolution; 0 for no such head.
       dropout: Share of the heads' channels dropped in training.
+      freeze_batch_norm: Whether the backbone's batch normalisations keep their statistics, scales
+        and offsets in training, for small batches or few pictures; they normalise by what they
+        keep then.
       **decoder_options: For the decoder.
 
     Returns:
@@ -134,7 +138,11 @@ def segmentation_network(
         )
         resize = ResizeLike(align_corners, name="auxiliary_resize")
         outputs["auxiliary_logits"] = resize([x, pixels])
-    return keras.Model(pixels, outputs), keras.Model(pixels, list(features), name=backbone)
+    backbone_model = keras.Model(pixels, list(features), name=backbone)
+    if freeze_batch_norm:
+        for layer in backbone_model.layers:
+            layer.trainable = not isinstance(layer, BatchNormalization)
+    return keras.Model(pixels, outputs), backbone_model
 
 
 def _options(*functions: Callable) -> frozenset[str]:

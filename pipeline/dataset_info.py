@@ -326,16 +326,28 @@ class DatasetInfo:
         """The split to train on; where none is called so, all."""
         return [self.splits[name] for name in _training_splits(self.splits)]
 
-    @property
-    def class_weights(self) -> list[float]:
+    def class_weights(self, scheme: str = "enet") -> list[float]:
         """How much a pixel of each class may count in a training loss, [K]: the rarer, the more.
 
-        ``1 / ln(1.02 + p)`` with the class's share p of the training pixels that have a class
-        (Paszke et al. 2016, ENet): 1.4 to 50.5, so that a class of a few pixels cannot drown the
-        others. A class without a pixel weighs 0.
+        With the class's share p of the training pixels that have a class it is, by `scheme`,
+
+            none     1
+            enet     1 / ln(1.02 + p) (Paszke et al. 2016, ENet): 1.4 to 50.5, so that a class of a
+                     few pixels cannot drown the others
+            sqrt     1 / sqrt(p)
+            inverse  1 / p, all classes alike
+
+        A class without a pixel weighs 0.
         """
         pixels = np.array([s.class_pixels for s in self.training_splits], np.int64).sum(axis=0)
-        weights = 1 / np.log(1.02 + pixels / max(pixels.sum(), 1))
+        # A class without a pixel is no division by 0; it is left out below.
+        share = np.maximum(pixels, 1) / max(pixels.sum(), 1)
+        weights = {
+            "none": np.ones(len(pixels)),
+            "enet": 1 / np.log(1.02 + share),
+            "sqrt": 1 / np.sqrt(share),
+            "inverse": 1 / share,
+        }[scheme]
         return np.where(pixels > 0, weights, 0.0).tolist()
 
     def split(self, name: str) -> SplitInfo:

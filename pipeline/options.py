@@ -1,4 +1,4 @@
-"""How training examples are augmented, as data: no TensorFlow is needed to read or check it."""
+"""How training examples are changed and weighed, as data: no TensorFlow is needed to check it."""
 
 from __future__ import annotations
 
@@ -33,3 +33,7 @@ class Augmentation:
             )
         if not 0 <= self.color_strength < 1:
             raise ValueError(f"`color_strength` must be in [0, 1). Received: {self.color_strength}")
+
+
+CLASS_WEIGHTS = ("none", "enet", "sqrt", "inverse")
+"""Schemes of `pipeline.dataset_info.DatasetInfo.class_weights`."""

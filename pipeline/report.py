@@ -211,7 +211,7 @@ def _class_lines(info: DatasetInfo) -> list[str]:
         _line("classes", [*info.splits, *info.splits, "weight"]),
     ]
     for k, (name, weight) in enumerate(
-        zip(info.palette.class_names, info.class_weights, strict=True)
+        zip(info.palette.class_names, info.class_weights(), strict=True)
     ):
         shares = [share(s.class_pixels[k], s.num_pixels) for s in splits]
         pictures = [f"{s.class_records[k]:,}" for s in splits]

@@ -91,7 +91,7 @@ def _classes(info: DatasetInfo) -> str:
     colors = info.palette.class_colors
     rows = []
     for k, (name, weight) in enumerate(
-        zip(info.palette.class_names, info.class_weights, strict=True)
+        zip(info.palette.class_names, info.class_weights(), strict=True)
     ):
         cells = [f"<th scope=row>{_swatch(colors[k])}{_text(name)}</th>"]
         cells += [_bar(s.class_pixels[k], s.num_pixels, largest, colors[k]) for s in splits]

@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 
 from model import networks
-from model.layers import ResizeLike
+from model.heads import is_of_classes
+from model.layers import BatchNormalization, ResizeLike
 from model.losses import ColorRegression, CrossEntropy
 from model.networks import DECODERS, OPTIONS
 
@@ -217,3 +218,39 @@ def test_a_decoder_is_told_the_output_stride():
     for output_stride, rate in [(8, 12), (16, 6)]:
         model = build("deeplabv3", output_stride=output_stride).model
         assert model.get_layer("aspp_atrous1").dilation_rate == (rate, rate)
+
+
+@pytest.mark.parametrize("name", sorted(OPTIONS.keys() - {"article"}))
+def test_variables_of_the_classes_are_those_whose_shape_has_their_number(name):
+    few, more = (build(name, num_classes=n).model.variables for n in (5, 6))
+    found = {v.path for v in few if is_of_classes(v.path)}
+    assert found == {a.path for a, b in zip(few, more, strict=True) if a.shape != b.shape}
+    assert found
+
+
+@pytest.mark.parametrize("name", sorted(OPTIONS))
+def test_a_tensorflow_variable_is_called_by_its_path(name):
+    variables = [v for v in build(name).model.variables if v.dtype == "float32"]
+    assert len({v.path for v in variables}) == len(variables)
+    assert all(v.value.name == f"{v.path}:0" for v in variables)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "mobilenetv3small"])
+def test_frozen_normalisations_train_as_they_are_evaluated(backbone):
+    options = {"backbone": backbone, "width_multiplier": 0.75, "output_stride": 16}
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype(np.float32)
+    for frozen in (False, True):
+        network = build("pspnet", **options, freeze_batch_norm=frozen)
+        before = [v.numpy() for v in network.backbone.variables]
+        trained = network.backbone(pixels, training=True)
+        same = [
+            np.array_equal(v, b) for v, b in zip(network.backbone.variables, before, strict=True)
+        ]
+        assert all(same) == frozen
+        evaluated = network.backbone(pixels, training=False)
+        close = [np.allclose(a, b, rtol=1e-4, atol=1e-4)
+                 for a, b in zip(trained, evaluated, strict=True)]  # fmt: skip
+        assert all(close) == frozen
+        normalisations = [x for x in network.model.layers if isinstance(x, BatchNormalization)]
+        assert {x.trainable for x in normalisations if x in network.backbone.layers} == {not frozen}
+        assert all(x.trainable for x in normalisations if x not in network.backbone.layers)

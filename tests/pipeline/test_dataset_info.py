@@ -148,7 +148,7 @@ def with_pixels(empty_summary):
 
 @given(pixels=st.lists(COUNTS, min_size=19, max_size=19))
 def test_class_weights_are_those_of_enet(with_pixels, pixels):
-    weights = with_pixels(train=pixels, val=[9] * 19).class_weights
+    weights = with_pixels(train=pixels, val=[9] * 19).class_weights()
     shares = np.array(pixels, float) / max(sum(pixels), 1)
     for weight, pixel_count, share in zip(weights, pixels, shares, strict=True):
         expected = 1 / math.log(1.02 + share) if pixel_count else 0
@@ -157,16 +157,16 @@ def test_class_weights_are_those_of_enet(with_pixels, pixels):
 
 
 def test_class_weights_prefer_rare_classes_and_leave_out_absent_ones(with_pixels):
-    weights = with_pixels(train=[10_000, 100, 1], val=[0, 0, 0, 5]).class_weights
+    weights = with_pixels(train=[10_000, 100, 1], val=[0, 0, 0, 5]).class_weights()
     assert 0 < weights[0] < weights[1] < weights[2]
     assert weights[3:] == [0] * 16
-    assert with_pixels(train=[0] * 19).class_weights == [0] * 19
+    assert with_pixels(train=[0] * 19).class_weights() == [0] * 19
 
 
 def test_class_weights_come_from_all_splits_where_none_is_called_train(with_pixels):
     assert (
-        with_pixels(a=[30, 0], b=[10, 40]).class_weights
-        == with_pixels(train=[40, 40]).class_weights
+        with_pixels(a=[30, 0], b=[10, 40]).class_weights()
+        == with_pixels(train=[40, 40]).class_weights()
     )
 
 
