@@ -9,6 +9,8 @@ memory and no shuffle buffer is filled.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import tensorflow as tf
 from etils import epath
@@ -100,19 +102,12 @@ def training_dataset(
     Raises:
       ValueError: Where the global batch cannot be divided evenly among the replicas.
     """
-    if global_batch_size % replicas or replicas % num_workers:
-        raise ValueError(
-            "The global batch must divide evenly among the replicas, and those among the workers. "
-            f"Received: global_batch_size={global_batch_size}, replicas={replicas}, "
-            f"num_workers={num_workers}"
-        )
+    local_size = _local_size(global_batch_size, replicas, num_workers)
     num_records = len(reader)
-    local_size = global_batch_size // num_workers
     fill = float(np.mean(reader.info.mean))
 
     def position_of(place: tf.Tensor) -> tf.Tensor:
-        step, place_in_step = place // local_size, place % local_size
-        return step * global_batch_size + worker * local_size + place_in_step
+        return _position_of(place, global_batch_size, local_size, worker)
 
     def read(position: tf.Tensor) -> tf.data.Dataset:
         epoch, place = position // num_records, position % num_records
@@ -137,6 +132,25 @@ def training_dataset(
         .batch(global_batch_size // replicas, drop_remainder=True)
         .prefetch(tf.data.AUTOTUNE)
     )
+
+
+def _local_size(global_batch_size: int, replicas: int, num_workers: int) -> int:
+    """How many of a step's examples one worker reads."""
+    if global_batch_size % replicas or replicas % num_workers:
+        raise ValueError(
+            "The global batch must divide evenly among the replicas, and those among the workers. "
+            f"Received: global_batch_size={global_batch_size}, replicas={replicas}, "
+            f"num_workers={num_workers}"
+        )
+    return global_batch_size // num_workers
+
+
+def _position_of(
+    place: tf.Tensor, global_batch_size: int, local_size: int, worker: int
+) -> tf.Tensor:
+    """Which of all workers' examples is the one at a place among a worker's own."""
+    step, place_in_step = place // local_size, place % local_size
+    return step * global_batch_size + worker * local_size + place_in_step
 
 
 def _augmented(
@@ -164,7 +178,13 @@ def _augmented(
 
 
 def evaluation_dataset(
-    reader: RecordReader, *, global_batch_size: int, replicas: int = 1
+    reader: RecordReader,
+    *,
+    global_batch_size: int,
+    replicas: int = 1,
+    worker: int = 0,
+    num_workers: int = 1,
+    indices: Sequence[int] | None = None,
 ) -> tf.data.Dataset:
     """Every record once, in order, unchanged; every batch is full.
 
@@ -174,22 +194,34 @@ def evaluation_dataset(
     Args:
       reader: The split to evaluate.
       global_batch_size: Examples of a step, over all replicas.
-      replicas: A batch of the result is one replica's.
+      replicas: Over all workers; a batch of the result is one replica's.
+      worker: Number of this input pipeline.
+      num_workers: Input pipelines in all; each gives its own part of every step's examples.
+      indices: Numbers of records within the split, to be given instead of all of them.
 
     Returns:
-      Batches of ``key`` string [B], ``image`` float32 [B, H, W, 3] with levels 0 to 255, ``label``
-      uint8 [B, H, W], ``valid`` bool [B], false for rows that only fill the batch.
+      Batches of ``key`` string [B], ``index`` int64 [B], the record's number within the split,
+      ``image`` float32 [B, H, W, 3] with levels 0 to 255, ``label`` uint8 [B, H, W], ``valid``
+      bool [B], false for rows that only fill the batch.
+
+    Raises:
+      ValueError: Where the global batch cannot be divided evenly among the replicas.
     """
-    num_records = len(reader)
+    local_size = _local_size(global_batch_size, replicas, num_workers)
+    index_at = np.arange(len(reader)) if indices is None else np.asarray(indices, np.int64)
+    num_records = len(index_at)
     num_steps = -(-num_records // global_batch_size)
     height, width = reader.split.max_height, reader.split.max_width
     fill = float(np.mean(reader.info.mean))
 
-    def read(place: tf.Tensor) -> tf.data.Dataset:
-        data = reader.read(tf.minimum(place, num_records - 1))
-        return data.map(lambda record: (record, place < num_records))
+    def position_of(place: tf.Tensor) -> tf.Tensor:
+        return _position_of(place, global_batch_size, local_size, worker)
 
-    def decode(data: tf.Tensor, valid: tf.Tensor) -> Batch:
+    def read(place: tf.Tensor) -> tf.data.Dataset:
+        index = tf.gather(index_at, tf.minimum(place, num_records - 1))
+        return reader.read(index).map(lambda record: (record, index, place < num_records))
+
+    def decode(data: tf.Tensor, index: tf.Tensor, valid: tf.Tensor) -> Batch:
         example = parse_record(data)
         rows = [0, height - tf.shape(example["label"])[0]]
         columns = [0, width - tf.shape(example["label"])[1]]
@@ -200,13 +232,15 @@ def evaluation_dataset(
         label = tf.where(valid, label, ignore)
         return {
             "key": example["key"],
+            "index": index,
             "image": tf.ensure_shape(image, [height, width, 3]),
             "label": tf.ensure_shape(label, [height, width]),
             "valid": valid,
         }
 
     return (
-        tf.data.Dataset.range(num_steps * global_batch_size)
+        tf.data.Dataset.range(num_steps * local_size)
+        .map(position_of)
         .flat_map(read)
         .map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         .batch(global_batch_size // replicas, drop_remainder=True)

@@ -195,12 +195,14 @@ class TestEvaluation:
         for batch in batches:
             assert batch["image"].shape == (batch_size // replicas, height, width, 3)
             assert batch["image"].dtype == np.float32
-            names = ("key", "image", "label", "valid")
+            names = ("key", "index", "image", "label", "valid")
             rows += zip(*(batch[name] for name in names), strict=True)
         assert [valid for *_, valid in rows] == [
             place < len(expected) for place in range(len(rows))
         ]
-        for (key, image, label, _), record in zip(rows, expected, strict=False):
+        last = len(expected) - 1
+        assert [index for _, index, *_ in rows] == [min(n, last) for n in range(len(rows))]
+        for (key, _, image, label, _), record in zip(rows, expected, strict=False):
             h, w = record.label.shape
             assert key.decode() == record.key
             np.testing.assert_array_equal(image[:h, :w], record.image)
@@ -209,11 +211,22 @@ class TestEvaluation:
             padding[:h, :w] = False
             assert (label[padding] == 255).all()
             assert np.unique(image[padding]).size <= 1
-        assert all((label == 255).all() for _, _, label, valid in rows if not valid)
+        assert all((label == 255).all() for *_, label, valid in rows if not valid)
 
     @pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 8, 20])
     def test_every_record_comes_once_in_order_unchanged(self, records_dir, batch_size):
         self.check(records_dir, batch_size, replicas=1)
+
+    @pytest.mark.parametrize("indices", [[], [4], [6, 0, 3, 3]])
+    def test_records_can_be_named_by_their_numbers(self, records_dir, indices):
+        reader = RecordReader(str(records_dir), "val")
+        expected = in_order(records_dir, "val")
+        dataset = evaluation_dataset(reader, global_batch_size=1, indices=indices)
+        found = list(dataset.as_numpy_iterator())
+        assert [batch["index"].tolist() for batch in found] == [[index] for index in indices]
+        for batch, index in zip(found, indices, strict=True):
+            assert batch["key"][0].decode() == expected[index].key
+            np.testing.assert_array_equal(batch["label"][0], expected[index].label)
 
     @pytest.mark.parametrize(("batch_size", "replicas"), [(1, 1), (2, 1), (4, 2), (8, 4), (5, 5)])
     def test_photos_of_many_sizes_are_padded_to_the_largest(self, mixed, batch_size, replicas):
