@@ -157,6 +157,7 @@ def test_packages_from_outside(module, allowed):
         ("trainer.task", set()),
         ("trainer.import_weights", set()),
         ("trainer.summary", set()),
+        ("trainer.sweep", set()),
         ("trainer.config", set()),
         ("trainer.config_flags", set()),
         ("trainer.training", {"tensorflow", "keras"}),

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.options import Augmentation
+from pipeline.options import CLASS_WEIGHTS, Augmentation
 
 
 class ConfigError(UserError):
@@ -40,6 +40,8 @@ class ModelConfig:
       atrous_rates: Of DeepLab's pyramid, at an output stride of 16.
       head_channels: Of the decoder's convolutions.
       dropout: Rate before the classifier.
+      freeze_batch_norm: Keep the backbone's batch normalisations as the run's start has them:
+        statistics, scales and offsets. Not for random weights.
     """
 
     name: str = "pspnet"
@@ -56,6 +58,7 @@ class ModelConfig:
     atrous_rates: tuple[int, ...] = (6, 12, 18)
     head_channels: int = 512
     dropout: float = 0.1
+    freeze_batch_norm: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,14 +67,26 @@ class LossConfig:
 
     Attributes:
       auxiliary_weight: Of the auxiliary head's loss; at 0 there is no such head.
+      class_weights: Of the classes' pixels, from the records' counts: ``none``, ``enet``, ``sqrt``
+        or ``inverse``; see `pipeline.dataset_info.DatasetInfo.class_weights`.
+      label_smoothing: Share of the truth that is spread over all classes.
       ohem_threshold: Probability of the true class up to which a pixel trains (online hard example
         mining), e.g. 0.7; 0 for all pixels.
       ohem_min_kept: Share of each picture's valid pixels that trains at least, the hardest.
     """
 
     auxiliary_weight: float = 0.4
+    class_weights: str = "none"
+    label_smoothing: float = 0.0
     ohem_threshold: float = 0.0
     ohem_min_kept: float = 1 / 16
+
+    def __post_init__(self) -> None:
+        if self.class_weights not in CLASS_WEIGHTS:
+            raise ValueError(
+                f"`class_weights` must be one of {', '.join(CLASS_WEIGHTS)}. "
+                f"Received: {self.class_weights!r}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,9 +135,21 @@ class Config:
 
     Attributes:
       preset: The name it was made from.
+      initial_model: A run's folder, or one of its SavedModels, whose weights the run starts from;
+        nothing for none. See `trainer.initial_model`.
       seed: Of weights, order, augmentation and dropout.
       steps: Of training.
       batch_size: Examples of a step, over all replicas.
+      accumulation_steps: Parts that each replica takes its share of a batch in, one after the
+        other, which needs less memory.
+      precision: ``float32``, or, with weights in float32, ``bfloat16`` or ``float16``, the last
+        with a scaled loss.
+      jit_compile: Whether XLA compiles the network and its gradient.
+      ema_decay: Of the moving average of the weights that is evaluated and exported in place of
+        the weights, e.g. 0.999; 0 for none.
+      early_stopping: Evaluations without a better validation mIoU after which a run ends; 0 for
+        none.
+      log_every: Steps between lines of the logs.
       evaluate_every: Steps between evaluations, at which checkpoints are written too; 0 for a
         tenth of the run.
       evaluation_batch_size: Examples of an evaluation step, over all replicas.
@@ -132,9 +159,16 @@ class Config:
     """
 
     preset: str = "pspnet_resnet18"
+    initial_model: str = ""
     seed: int = 0
     steps: int = 3000
     batch_size: int = 8
+    accumulation_steps: int = 1
+    precision: str = "float32"
+    jit_compile: bool = False
+    ema_decay: float = 0.0
+    early_stopping: int = 0
+    log_every: int = 10
     evaluate_every: int = 0
     evaluation_batch_size: int = 8
     pictures: int = 4
@@ -146,12 +180,31 @@ class Config:
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "evaluation_batch_size"):
+        for name in (
+            "steps", "batch_size", "accumulation_steps", "log_every", "evaluation_batch_size",
+        ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be positive. Received: {getattr(self, name)}")
-        for name in ("evaluate_every", "pictures"):
+        for name in ("early_stopping", "evaluate_every", "pictures"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must not be negative. Received: {getattr(self, name)}")
+        if self.precision not in ("float32", "bfloat16", "float16"):
+            raise ValueError(
+                "`precision` must be 'float32', 'bfloat16' or 'float16'. "
+                f"Received: {self.precision!r}"
+            )
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"`ema_decay` must be in [0, 1). Received: {self.ema_decay}")
+        if self.batch_size % self.accumulation_steps:
+            raise ValueError(
+                "`accumulation_steps` must divide `batch_size`. "
+                f"Received: {self.accumulation_steps} and {self.batch_size}"
+            )
+        if self.accumulation_steps > 1 and self.loss.ohem_threshold:
+            raise ValueError(
+                "With `accumulation_steps` the hard pixels of `loss.ohem_threshold` are not known "
+                "in time; choose one of them"
+            )
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"`seed` must be in [0, 2**32). Received: {self.seed}")
 
@@ -336,15 +389,19 @@ def _leaves(value: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     return leaves
 
 
-_HARMLESS = ("evaluation_batch_size", "pictures")
+def leaves(config: Config) -> dict[str, Any]:
+    """Every value by its name, such as ``model.dropout``."""
+    return dict(_leaves(dataclasses.asdict(config)))
+
+
+_HARMLESS = ("evaluation_batch_size", "log_every", "pictures")
 
 
 def differences(first: Config, second: Config) -> list[str]:
     """The fields that change what is computed and differ, as ``name: first, second``."""
-    ours = _leaves(dataclasses.asdict(first))
-    theirs = dict(_leaves(dataclasses.asdict(second)))
+    theirs = leaves(second)
     return [
         f"{name}: {value}, {theirs[name]}"
-        for name, value in ours
+        for name, value in leaves(first).items()
         if value != theirs[name] and name not in _HARMLESS
     ]

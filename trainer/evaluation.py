@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from model import metrics
 from model.confusion import confusion_matrix
 from model.networks import Network
 from pipeline.input_fn import Batch, RecordReader, evaluation_dataset
-from pipeline.palette import Palette
-from trainer import run_folder
+from pipeline.palette import IGNORE_LABEL, Palette
+from trainer import distribution, progress, run_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +27,41 @@ class Example:
     truth: np.ndarray
     prediction: np.ndarray
 
+    @property
+    def pixel_accuracy(self) -> float:
+        """Share of the pixels that are not void that are right; NaN where all are void."""
+        valid = self.truth != IGNORE_LABEL
+        return float(np.mean((self.prediction == self.truth)[valid])) if valid.any() else math.nan
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """What one pass over a split counts.
+
+    Attributes:
+      matrix: The confusion matrix, int64 [K, K], rows truth, columns prediction.
+      pictures: Pixels of each picture, int64 [N, 2] in the split's order: those that are right and
+        those that are not void.
+    """
+
+    matrix: np.ndarray
+    pictures: np.ndarray
+
+    def worst(self, count: int) -> list[int]:
+        """Numbers of the pictures of the lowest pixel accuracy, the worst first.
+
+        Of equal ones the earlier comes first; pictures that are all void are left out.
+        """
+        right, valid = self.pictures.T
+        accuracy = np.divide(right, valid, out=np.full(len(valid), np.inf), where=valid > 0)
+        order = np.argsort(accuracy, kind="stable")
+        return [int(index) for index in order[: min(count, np.count_nonzero(valid))]]
+
 
 class Evaluator:
-    """Counts a network's confusion matrix over a split, the same with any batch size or replicas.
+    """Counts what a network gets right over a split, the same with any batch size or replicas.
+
+    Each worker counts its own part of the split; the parts are added up once, at the end.
 
     Args:
       strategy: The strategy in whose scope the network was built.
@@ -52,10 +83,18 @@ class Evaluator:
         batch_size = -(-global_batch_size // replicas) * replicas
         self._num_classes = num_classes
         self._reader = reader
+        self.num_pictures = len(reader)
         self.num_steps = -(-len(reader) // batch_size)
         self._batches = strategy.distribute_datasets_from_function(
-            lambda _: evaluation_dataset(reader, global_batch_size=batch_size, replicas=replicas)
+            lambda context: evaluation_dataset(
+                reader,
+                global_batch_size=batch_size,
+                replicas=replicas,
+                worker=context.input_pipeline_id,
+                num_workers=context.num_input_pipelines,
+            )
         )
+        self._strategy = strategy
 
         @tf.function
         def predict(images: tf.Tensor) -> tf.Tensor:
@@ -63,40 +102,61 @@ class Evaluator:
             return tf.argmax(scores, axis=-1, output_type=tf.int32)
 
         @tf.function
-        def count(batch: Any) -> tf.Tensor:
-            def replica_count(part: Batch) -> tf.Tensor:
-                return confusion_matrix(part["label"], predict(part["image"]), num_classes)
+        def count(batch: Any) -> tuple[tf.Tensor, tf.Tensor]:
+            def replica_count(part: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+                predictions = predict(part["image"])
+                matrix = confusion_matrix(part["label"], predictions, num_classes)
+                return matrix, _picture_counts(part, predictions)
 
-            counts = strategy.run(replica_count, args=(batch,))
-            return strategy.reduce(tf.distribute.ReduceOp.SUM, counts, axis=None)
+            matrices, pictures = strategy.run(replica_count, args=(batch,))
+            matrix = tf.add_n(strategy.experimental_local_results(matrices))
+            return matrix, tf.concat(strategy.experimental_local_results(pictures), axis=0)
 
         self._predict = predict
-        self._count: Callable[[Any], tf.Tensor] = count
+        self._count: Callable[[Any], tuple[tf.Tensor, tf.Tensor]] = count
+
+    def count(self) -> Counts:
+        """Counts over the whole split."""
+        matrix = np.zeros((self._num_classes, self._num_classes), np.int64)
+        pictures = np.zeros((self.num_pictures, 2), np.int64)
+        shown = distribution.is_chief(self._strategy)
+        for batch in progress.counted(self._batches, self.num_steps, "evaluate", shown):
+            batch_matrix, rows = self._count(batch)
+            matrix += batch_matrix.numpy()
+            index, *counts = rows.numpy().T
+            pictures[index] = np.transpose(counts)
+        return Counts(
+            distribution.worker_total(self._strategy, matrix),
+            distribution.worker_total(self._strategy, pictures),
+        )
 
     def confusion(self) -> np.ndarray:
         """The confusion matrix of the whole split: int64 [K, K], rows truth, columns prediction."""
-        matrix = np.zeros((self._num_classes, self._num_classes), np.int64)
-        for batch in tqdm(
-            self._batches,
-            total=self.num_steps,
-            unit="batch",
-            desc="evaluate",
-            leave=False,
-            disable=not sys.stderr.isatty(),
-        ):
-            matrix += self._count(batch).numpy()
-        return matrix
+        return self.count().matrix
 
-    def examples(self, count: int) -> Iterator[Example]:
-        """The first pictures of the split with their predictions."""
-        dataset = evaluation_dataset(self._reader, global_batch_size=1)
-        for batch in dataset.take(min(count, len(self._reader))):
+    def first(self, count: int) -> list[int]:
+        """Numbers of the first pictures of the split."""
+        return list(range(min(count, self.num_pictures)))
+
+    def examples(self, indices: Sequence[int]) -> Iterator[Example]:
+        """Pictures of the split, by their numbers in it, with their predictions."""
+        for batch in evaluation_dataset(self._reader, global_batch_size=1, indices=indices):
             yield Example(
                 key=batch["key"][0].numpy().decode(),
                 photo=batch["image"][0].numpy().astype(np.uint8),
                 truth=batch["label"][0].numpy(),
                 prediction=self._predict(batch["image"])[0].numpy().astype(np.uint8),
             )
+
+
+def _picture_counts(part: Batch, predictions: tf.Tensor) -> tf.Tensor:
+    """Number, right and valid pixels of each picture, filling left out: int64 [at most B, 3]."""
+    labels = tf.cast(part["label"], predictions.dtype)
+    right, valid = (
+        tf.math.count_nonzero(pixels, axis=[1, 2])
+        for pixels in (predictions == labels, labels != IGNORE_LABEL)
+    )
+    return tf.boolean_mask(tf.stack([part["index"], right, valid], axis=1), part["valid"])
 
 
 def evaluate_run(

@@ -29,11 +29,15 @@ def main(_: list[str]) -> None:
     path = cli.require(_WEIGHTS)
     data_dir, model_dir = cli.require(_DATA_DIR), cli.require(_MODEL_DIR)
     config = config_flags.configuration()
-    if config.model.backbone_weights:
-        raise UserError(
-            "--weights and model.backbone_weights both fill the backbone; give one of them. "
-            f"Received: model.backbone_weights={config.model.backbone_weights!r}."
-        )
+    for name, value in (
+        ("model.backbone_weights", config.model.backbone_weights),
+        ("initial_model", config.initial_model),
+    ):
+        if value:
+            raise UserError(
+                f"--weights and {name} both fill the backbone; give one of them. "
+                f"Received: {name}={value!r}."
+            )
     info = dataset_info.load_info(data_dir)
     for split in (config.train_split, config.validation_split):
         info.split(split)

@@ -19,6 +19,13 @@ def strip(panels: Sequence[np.ndarray], gap: int = 4) -> np.ndarray:
     return np.concatenate(parts[:-1], axis=1)
 
 
+def with_caption(picture: np.ndarray, text: str) -> np.ndarray:
+    """A picture with a line of text above it: uint8 [H, W, 3] -> uint8 [H + 16, W, 3]."""
+    line = np.full((16, picture.shape[1], 3), 255, np.uint8)
+    cv2.putText(line, text, (2, 12), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 1, cv2.LINE_AA)
+    return np.concatenate([line, picture])
+
+
 def overlay(photo: np.ndarray, labels: np.ndarray, palette: Palette) -> np.ndarray:
     """The photo, tinted with its classes' colours.
 

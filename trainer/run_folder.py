@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,9 +27,11 @@ from pipeline import dataset_info
 from pipeline.dataset_info import DatasetInfo
 from pipeline.errors import UserError
 from trainer.config import Config, ConfigError, LossConfig, ModelConfig, differences
+from trainer.weight_average import averaged_variables
 
 CONFIG_FILE = "config.json"
 CHECKPOINTS = ("best", "latest")
+_POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 _CHECKPOINT_FOLDERS = {"best": "best", "latest": "checkpoints"}
 
 
@@ -50,8 +52,8 @@ def prepare(model_dir: str, config: Config, info: DatasetInfo) -> None:
         raise RunError(f"--model_dir {model_dir!r} is a file; name a folder.")
     if not (folder / CONFIG_FILE).exists():
         folder.mkdir(parents=True, exist_ok=True)
-        _write_whole(folder / dataset_info.INFO_FILE, info.to_json())
-        _write_whole(folder / CONFIG_FILE, config.to_json())
+        write_whole(folder / dataset_info.INFO_FILE, info.to_json())
+        write_whole(folder / CONFIG_FILE, config.to_json())
         return
     known_config, known_info = load(model_dir)
     changed = differences(known_config, config)
@@ -67,15 +69,29 @@ def prepare(model_dir: str, config: Config, info: DatasetInfo) -> None:
         )
 
 
+def require_run(model_dir: str) -> None:
+    """For the workers that are not the chief, after it has prepared the folder.
+
+    Raises:
+      RunError: Where they do not see what it wrote.
+    """
+    if not (epath.Path(model_dir) / CONFIG_FILE).exists():
+        raise RunError(
+            "--model_dir must be a folder that all workers see, and what the first of them wrote "
+            f"is not there. Received: {model_dir!r}."
+        )
+
+
 def _content(info: DatasetInfo) -> DatasetInfo:
     palette = dataclasses.replace(info.palette, name="")
     return dataclasses.replace(info, palette=palette, provenance={})
 
 
-def _write_whole(path: epath.Path, text: str) -> None:
+def write_whole(path: epath.Path, text: str) -> None:
+    """Writes a file that appears whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text)
-    temporary.rename(path)
+    temporary.replace(path)
 
 
 def load(model_dir: str) -> tuple[Config, DatasetInfo]:
@@ -106,12 +122,26 @@ def build_network(config: Config, info: DatasetInfo) -> Network:
         class_colors=info.palette.class_colors,
         mean=info.mean,
         std=info.std,
+        class_weights=info.class_weights(config.loss.class_weights),
     )
 
 
-def build_network_for(config: Config, **data: Any) -> Network:
-    """The same, with what `networks.build` asks about the data said one by one."""
+def build_network_for(
+    config: Config, *, class_weights: Sequence[float] | None = None, **data: Any
+) -> Network:
+    """The same, with what `networks.build` and the loss ask about the data said one by one."""
     keras.utils.set_random_seed(config.seed)
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(_POLICIES[config.precision])
+    try:
+        return _build(config, class_weights, data)
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _build(
+    config: Config, class_weights: Sequence[float] | None, data: Mapping[str, Any]
+) -> Network:
     values = dataclasses.asdict(config.model)
     name = values.pop("name")
     del values["backbone_weights"]  # read once, by `training`; later they are in the checkpoints
@@ -120,14 +150,17 @@ def build_network_for(config: Config, **data: Any) -> Network:
     for key, value in values.items():
         if known and key not in options and value != getattr(ModelConfig(), key):
             raise ConfigError(f"model.{key}={value!r} has no effect on the network {name!r}.")
-    for key, value in dataclasses.asdict(config.loss).items():
+    loss = dataclasses.asdict(config.loss)
+    for key, value in loss.items():
         if name == "article" and value != getattr(LossConfig(), key):
             raise ConfigError(f"loss.{key}={value!r} has no effect on the network {name!r}.")
+    # Kept in the configuration is the scheme, the loss wants the numbers.
+    loss["class_weights"] = class_weights if loss["class_weights"] != "none" else None
     try:
         return networks.build(
             name,
             **data,
-            loss=dataclasses.asdict(config.loss),
+            loss=loss,
             **{key: value for key, value in values.items() if key in options},
         )
     except ValueError as error:
@@ -155,7 +188,7 @@ def last_checkpoint(model_dir: str, kind: str) -> str | None:
 
 
 def restore_model(network: keras.Model, model_dir: str, kind: str) -> int:
-    """Loads a checkpoint's weights into a network.
+    """Loads a checkpoint's weights into a network: their average, where the run keeps one.
 
     Args:
       network: Of the run's configuration.
@@ -172,8 +205,14 @@ def restore_model(network: keras.Model, model_dir: str, kind: str) -> int:
     if path is None:
         raise RunError(f"{model_dir!r} holds no {kind} checkpoint yet; train it with trainer.task.")
     step = tf.Variable(0, dtype=tf.int64)
-    checkpoint = tf.train.Checkpoint(step=step, model=model_state(network))
     with damage_as_run_error(path):
+        averaged = any(name.startswith("average/") for name, _ in tf.train.list_variables(path))
+        values = (
+            {"average": averaged_variables(network)}
+            if averaged
+            else {"model": model_state(network)}
+        )
+        checkpoint = tf.train.Checkpoint(step=step, **values)
         checkpoint.restore(path).assert_existing_objects_matched().expect_partial()
     return int(step)
 

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from model.losses import Objective
@@ -17,6 +18,7 @@ from trainer.config import Config
 
 PALETTE_ASSET = "palette.json"
 CONFIG_ASSET = "config.json"
+GRAPH_FILE = "saved_model.pb"
 
 
 class ServingModule(tf.Module):
@@ -105,6 +107,38 @@ def export(model_dir: str, checkpoint: str) -> str:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return target
+
+
+def read(folder: str) -> tuple[Config, Palette, dict[str, np.ndarray]]:
+    """Reads what an exported network was made of, without building it.
+
+    Args:
+      folder: ``RUN/export/N``.
+
+    Returns:
+      The run's configuration; its palette; and the network's weights and statistics, float arrays
+      by the paths that Keras gave them.
+
+    Raises:
+      RunError: Where the folder is damaged, or no SavedModel of ours.
+      UserError: Where it is a later version's, with what is not known here.
+    """
+    try:
+        texts = {}
+        for name in (CONFIG_ASSET, PALETTE_ASSET):
+            with open(os.path.join(folder, "assets", name), encoding="utf-8") as file:
+                texts[name] = file.read()
+        config = Config.from_json(texts[CONFIG_ASSET], CONFIG_ASSET)
+        palette = Palette.from_dict(json.loads(texts[PALETTE_ASSET]))
+        state = tf.saved_model.load(folder)._state
+    except (OSError, ValueError, AttributeError, IndexError, tf.errors.OpError) as error:
+        raise run_folder.RunError(
+            f"{folder!r} is damaged, or no SavedModel of trainer.export: "
+            f"{run_folder.reason(error)}."
+        ) from error
+    # A TensorFlow variable has the path of the Keras variable that it was part of for its name.
+    weights = {v.name.removesuffix(":0"): v.numpy() for v in state if v.dtype.is_floating}
+    return config, palette, weights
 
 
 def _write_assets(folder: str, config: Config, palette: Palette) -> list[str]:

@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import math
-import os
-import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from model import metrics
 from model.networks import Network
 from pipeline.dataset_info import DatasetInfo
 from pipeline.errors import UserError
-from pipeline.input_fn import Batch, RecordReader, training_dataset
-from trainer import backbone_weights, run_folder
+from pipeline.input_fn import RecordReader, training_dataset
+from trainer import backbone_weights, distribution, gauges, initial_model, run_folder
+from trainer.checkpoints import Checkpoints
 from trainer.config import Config
 from trainer.evaluation import Evaluator
-from trainer.optimizer import Optimizer
+from trainer.initial_model import InitialModel
+from trainer.interruption import Interrupted, kept_signals
+from trainer.learner import Learner
+from trainer.profiling import Profiler
+from trainer.progress import Progress, say
+from trainer.step import Step
 from trainer.summaries import Summaries
 
-_LOG_SECONDS = 2.0
-_LINE_SECONDS = 30.0
-"""Between lines of progress where there is no terminal to show a bar on."""
-
-Step = Callable[[Any], tf.Tensor]
+_SAVE_SECONDS = 600.0
+"""Between checkpoints, where evaluations are further apart."""
 
 
 class TrainingError(UserError):
@@ -37,7 +35,11 @@ class TrainingError(UserError):
 
 
 def train(
-    config: Config, strategy: tf.distribute.Strategy, data_dir: str, model_dir: str
+    config: Config,
+    strategy: tf.distribute.Strategy,
+    data_dir: str,
+    model_dir: str,
+    profile: tuple[int, int] | None = None,
 ) -> np.ndarray:
     """Trains to the configuration's last step, going on from the latest checkpoint.
 
@@ -46,6 +48,7 @@ def train(
       strategy: On which devices.
       data_dir: A records folder.
       model_dir: The run's folder, see `trainer.run_folder`.
+      profile: The first and the last step that TensorFlow's profiler records, counted from 1.
 
     Returns:
       The last validation's confusion matrix, int64 [K, K].
@@ -58,6 +61,11 @@ def train(
             f"--batch_size is over all replicas and must divide among them. Received: "
             f"{config.batch_size} for {strategy.num_replicas_in_sync} replicas."
         )
+    if config.jit_compile and strategy.num_replicas_in_sync > 1:
+        raise TrainingError(
+            "XLA compiles for one replica only, as replicas add up their sums in the middle of a "
+            f"step: leave jit_compile out. Received: {strategy.num_replicas_in_sync} replicas."
+        )
     training_reader = RecordReader(data_dir, config.train_split)
     validation_reader = RecordReader(data_dir, config.validation_split)
     info = training_reader.info
@@ -66,28 +74,43 @@ def train(
             raise TrainingError(
                 f"Every pixel of {data_dir!r} is void; is the palette the right one?"
             )
+    started = run_folder.last_checkpoint(model_dir, "latest") is not None
+    initial = None if started else _initial_model(config)
     with strategy.scope():
         network = run_folder.build_network(config, info)
-        optimizer = Optimizer(config.optimizer, config.steps, network)
-    started = run_folder.last_checkpoint(model_dir, "latest") is not None
-    if config.model.backbone_weights and not started:
-        backbone_weights.load(config.model, network.backbone)
-    # Only now that the network could be built: a slip in the flags must not occupy the folder.
-    run_folder.prepare(model_dir, config, info)
-    state = _State(network.model, optimizer, model_dir)
-    first_step = state.restore()
+        if not started and config.model.backbone_weights:
+            backbone_weights.load(config.model, network.backbone)
+        if initial is not None:
+            initial_model.fill(network, config, info.palette.class_names, initial)
+        learner = Learner(config, network)
+    chief = distribution.is_chief(strategy)
+    with distribution.chief_first(strategy):
+        if not chief:
+            run_folder.require_run(model_dir)
+        checkpoints = Checkpoints(model_dir, learner.state, writes=chief)
+        # Only now that the network could be built: a slip in the flags must not occupy the folder.
+        run_folder.prepare(model_dir, config, info)
+        first_step = checkpoints.restore()
+    if profile and profile[0] <= first_step:
+        raise TrainingError(
+            f"--profile must begin after step {first_step:,}, from which the run in {model_dir!r} "
+            f"goes on. Received: {profile[0]},{profile[1]}."
+        )
     run = _Run(
+        strategy,
         config=config,
-        state=state,
-        step=make_step(strategy, network, optimizer, config.optimizer.clip_norm),
+        learner=learner,
+        step=learner.make_step(strategy),
+        checkpoints=checkpoints,
         evaluator=Evaluator(
             strategy,
-            network,
+            learner.network,
             validation_reader,
             info.palette.num_classes,
             config.evaluation_batch_size,
         ),
-        summaries=Summaries(model_dir, config, info.palette),
+        summaries=Summaries(model_dir, config, info.palette) if chief else None,
+        profiler=Profiler(model_dir, profile if chief else None),
     )
     batches = strategy.distribute_datasets_from_function(
         lambda context: training_dataset(
@@ -105,6 +128,22 @@ def train(
     return run.to_the_end(batches, first_step)
 
 
+def _initial_model(config: Config) -> InitialModel | None:
+    """What a new run starts from, if it is another run; checks that there is one start only."""
+    backbone = config.model.backbone_weights
+    if config.initial_model and backbone:
+        raise TrainingError(
+            "--initial_model and model.backbone_weights both fill the backbone; give one of them. "
+            f"Received: {config.initial_model!r} and {backbone!r}."
+        )
+    if config.model.freeze_batch_norm and not (config.initial_model or backbone):
+        raise TrainingError(
+            "model.freeze_batch_norm=True would keep statistics that a random network does not "
+            "have; give --initial_model or model.backbone_weights too."
+        )
+    return initial_model.read(config.initial_model) if config.initial_model else None
+
+
 def save_start(config: Config, info: DatasetInfo, network: Network, model_dir: str) -> None:
     """Makes a run of a network whose weights come from elsewhere: trained for 0 steps, the best.
 
@@ -117,114 +156,13 @@ def save_start(config: Config, info: DatasetInfo, network: Network, model_dir: s
     Raises:
       UserError: Where the folder holds a run already or cannot be written.
     """
-    optimizer = Optimizer(config.optimizer, config.steps, network)
+    learner = Learner(config, network)
     run_folder.prepare(model_dir, config, info)
-    state = _State(network.model, optimizer, model_dir)
-    if state.has_checkpoint:
+    checkpoints = Checkpoints(model_dir, learner.state)
+    if checkpoints.exist:
         raise run_folder.RunError(f"{model_dir!r} holds a run already; name another --model_dir.")
     # Not measured yet, which training will do first of all; 0 makes it the best so far.
-    state.save(step=0, mean_iou=0.0)
-
-
-def make_step(
-    strategy: tf.distribute.Strategy,
-    network: Network,
-    optimizer: Optimizer,
-    clip_norm: float = 0.0,
-) -> Step:
-    """One step of training that is the same on any number of replicas.
-
-    Sums and counts of the loss are added up over the replicas before they are divided, and
-    gradients before they are clipped.
-
-    Returns:
-      A function of a distributed batch; it updates the network and returns loss and global
-      gradient norm, float32 [2].
-    """
-    variables = [variable.value for variable in optimizer.trainable_variables]
-
-    def replica_step(batch: Batch) -> tf.Tensor:
-        context = tf.distribute.get_replica_context()
-
-        def total(value: Any) -> Any:
-            return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
-
-        with tf.GradientTape() as tape:
-            outputs = network.model(batch["image"], training=True)
-            sums, counts = network.objective.loss(outputs, batch["label"])
-            loss = tf.reduce_sum(sums / tf.maximum(total(counts), 1.0))
-        gradients = total(tape.gradient(loss, variables))
-        norm = tf.linalg.global_norm(gradients)
-        if clip_norm:
-            gradients, _ = tf.clip_by_global_norm(gradients, clip_norm, use_norm=norm)
-        optimizer.apply(gradients)
-        return tf.stack([total(loss), norm])
-
-    @tf.function
-    def step(batch: Any) -> tf.Tensor:
-        results = strategy.run(replica_step, args=(batch,))
-        return strategy.experimental_local_results(results)[0]
-
-    return step
-
-
-class _State:
-    """A run's state on disk: the latest checkpoints, and the best one."""
-
-    def __init__(self, model: keras.Model, optimizer: Optimizer, model_dir: str) -> None:
-        self._folder = model_dir
-        self.step = tf.Variable(0, dtype=tf.int64, name="step")
-        self.best_mean_iou = tf.Variable(-1.0, dtype=tf.float64, name="best_mean_iou")
-        self.optimizer = optimizer
-        checkpoint = tf.train.Checkpoint(
-            step=self.step,
-            best_mean_iou=self.best_mean_iou,
-            model=run_folder.model_state(model),
-            optimizer=optimizer.state,
-        )
-        for kind in run_folder.CHECKPOINTS:
-            run_folder.last_checkpoint(model_dir, kind)  # raises where the list is damaged
-        self._latest, self._best = (
-            tf.train.CheckpointManager(
-                checkpoint,
-                run_folder.checkpoint_folder(model_dir, kind),
-                max_to_keep=kept,
-                step_counter=self.step,
-            )
-            for kind, kept in (("latest", 2), ("best", 1))
-        )
-
-    @property
-    def has_checkpoint(self) -> bool:
-        return self._latest.latest_checkpoint is not None
-
-    def restore(self) -> int:
-        """Loads the latest checkpoint, if there is one; returns the step to go on from."""
-        if self.has_checkpoint:
-            with run_folder.damage_as_run_error(self._latest.latest_checkpoint):
-                self._latest.checkpoint.restore(self._latest.latest_checkpoint).assert_consumed()
-            print(f"Going on from step {int(self.step):,}.", file=sys.stderr)
-        return int(self.step)
-
-    def save(self, step: int, mean_iou: float) -> None:
-        """Writes a checkpoint, and the best one too where this is it."""
-        self.step.assign(step)
-        best = mean_iou > float(self.best_mean_iou)
-        if best:
-            self.best_mean_iou.assign(mean_iou)
-        try:
-            # The best one first: were it lost to a kill, the run resumed would make it again.
-            if best:
-                self._best.save(step)
-            self._latest.save(step)
-        except tf.errors.OpError as error:
-            for half_written in tf.io.gfile.glob(os.path.join(self._folder, "*", "*_temp")):
-                tf.io.gfile.rmtree(half_written)
-            raise TrainingError(
-                f"The checkpoint of step {step:,} could not be written "
-                f"({run_folder.reason(error)}); earlier ones are kept. Make room on the disk and "
-                "repeat the command to go on from there."
-            ) from error
+    checkpoints.save(step=0, mean_iou=0.0)
 
 
 class _Run:
@@ -232,105 +170,184 @@ class _Run:
 
     def __init__(
         self,
+        strategy: tf.distribute.Strategy,
         config: Config,
-        state: _State,
+        learner: Learner,
         step: Step,
+        checkpoints: Checkpoints,
         evaluator: Evaluator,
-        summaries: Summaries,
+        summaries: Summaries | None,
+        profiler: Profiler,
     ) -> None:
+        self._strategy = strategy
         self._config = config
-        self._state = state
+        self._learner = learner
         self._step = step
+        self._checkpoints = checkpoints
         self._evaluator = evaluator
-        self._summaries = summaries
+        self._summaries = summaries  # None for a worker that is not the chief
+        self._profiler = profiler
         self._matrix = np.zeros((0, 0), np.int64)
         self._mean_iou = float("nan")
-        self._last_line = time.monotonic()
 
     def to_the_end(self, batches: Any, first_step: int) -> np.ndarray:
+        """Trains from `first_step`, the state's own; returns the last confusion matrix.
+
+        Raises:
+          Interrupted: Where a signal asked to stop.
+          TrainingError: Where the loss is not finite.
+        """
         config = self._config
-        if first_step in (0, config.steps):
+        finished = first_step == config.steps or self._waited_enough(first_step)
+        if first_step == 0 or finished:
             # Before the first step too: it shows what chance scores, and a fault in evaluation
-            # is better found now than hours later. The checkpoint of an imported network gets its
-            # score, so that only what beats it becomes the best.
-            self._evaluate(first_step, save=first_step == 0 and self._state.has_checkpoint)
-        rate = _Rate(config.batch_size)
-        with tqdm(
-            total=config.steps,
-            initial=first_step,
-            unit="step",
-            desc="train",
-            disable=not sys.stderr.isatty(),
-        ) as bar:
-            for step, batch in enumerate(batches, start=first_step + 1):
-                result = self._step(batch)
-                bar.update()
-                rate.count()
+            # is better found now than hours later. A network that was imported or comes from
+            # another run gets its score, so that only what beats it becomes the best.
+            trained_before = self._checkpoints.exist or bool(config.initial_model)
+            self._say(f"Evaluating {self._evaluator.num_pictures:,} validation pictures first.")
+            self._evaluate(first_step, save=first_step == 0 and trained_before)
+        if finished:
+            return self._matrix
+        window = _Window(config.batch_size)
+        saved = time.monotonic()
+        iterator = iter(batches)
+        with (
+            kept_signals() as asked_to_stop,
+            self._profiler as profiler,
+            Progress(config.steps, first_step, self._summaries is not None) as progress,
+        ):
+            for step in range(first_step + 1, config.steps + 1):
+                with profiler.step(step):
+                    with window.times.waiting_for_input():
+                        batch = next(iterator)
+                    with window.times.computing():
+                        window.add(step, self._step(batch), batch)
+                progress.advance()
                 evaluate = step % config.evaluation_interval == 0 or step == config.steps
-                if rate.due() or evaluate:
-                    self._log(step, result.numpy(), rate.take(), bar)
+                log = step % config.log_every == 0 or evaluate
+                stop = distribution.agreed_signal(self._strategy, asked_to_stop(), now=log)
+                save = stop is not None or time.monotonic() - saved > _SAVE_SECONDS
+                tell = log or progress.due
+                if tell or save:
+                    with window.times.computing():
+                        window.check()
+                if tell:
+                    progress.tell(step, window.last[1], self._mean_iou, window.images_per_second)
+                if log:
+                    self._log(window)
+                    window = _Window(config.batch_size)
+                elif step == first_step + 1:
+                    window.restart_clock()  # The first step was compiled.
                 if evaluate:
                     self._evaluate(step, save=True)
-                    rate.restart()
+                elif save:
+                    self._checkpoints.save(step)
+                if evaluate or save:
+                    saved = time.monotonic()
+                    window.restart_clock()
+                if step == config.steps or (evaluate and self._waited_enough(step)):
+                    break
+                if stop is not None:
+                    raise Interrupted(stop, step)
         return self._matrix
 
-    def _log(self, step: int, result: np.ndarray, images_per_second: float, bar: tqdm) -> None:
-        loss, norm = (float(value) for value in result)
-        # Gradients that are not finite have spoilt the weights; the loss shows it a step later.
-        if not math.isfinite(loss + norm):
-            raise TrainingError(
-                f"The loss is {loss} and the gradients' norm {norm} at step {step:,}. Lower "
-                "--learning_rate, or clip the gradients: --set optimizer.clip_norm=1.0. "
-                "Checkpoints of earlier steps are kept."
+    def _waited_enough(self, step: int) -> bool:
+        """Whether the validation mIoU has not risen for as long as early stopping waits."""
+        patience = self._config.early_stopping * self._config.evaluation_interval
+        waits = patience and step - self._checkpoints.best_step >= patience
+        if waits:
+            self._say(
+                f"No better validation mIoU since step {self._checkpoints.best_step:,}: stopped "
+                "early."
             )
+        return bool(waits)
+
+    def _say(self, line: str) -> None:
+        if self._summaries is not None:
+            say(line)
+
+    def _log(self, window: _Window) -> None:
+        if self._summaries is None:
+            return
+        step, loss, norm = window.last
         self._summaries.training(
             step,
             {
                 "loss": loss,
                 "gradient_norm": norm,
-                **self._state.optimizer.learning_rates,
-                "images_per_second": images_per_second,
+                **self._learner.optimizer.learning_rates,
+                "images_per_second": window.images_per_second,
+                **window.times.means,
+                **gauges.memory(),
             },
         )
-        shown = f"loss {loss:.3f}, mIoU {self._mean_iou:.3f}, {images_per_second:.1f} images/s"
-        bar.set_postfix_str(shown)
-        if bar.disable and time.monotonic() - self._last_line > _LINE_SECONDS:
-            print(f"step {step:,} of {self._config.steps:,}: {shown}", file=sys.stderr)
-            self._last_line = time.monotonic()
 
     def _evaluate(self, step: int, save: bool) -> None:
-        self._matrix = self._evaluator.confusion()
+        with self._learner.evaluated():
+            evaluator, pictures = self._evaluator, self._config.pictures
+            counts = evaluator.count()
+            self._matrix = counts.matrix
+            if self._summaries is not None:
+                self._summaries.validation(
+                    step,
+                    self._matrix,
+                    examples=evaluator.examples(evaluator.first(pictures)),
+                    worst=evaluator.examples(counts.worst(pictures)),
+                )
         self._mean_iou = metrics.mean_iou(self._matrix)
-        accuracy = metrics.pixel_accuracy(self._matrix)
-        self._summaries.validation(
-            step, self._matrix, self._evaluator.examples(self._config.pictures)
-        )
         if save:
-            self._state.save(step, self._mean_iou)
-        tqdm.write(
+            self._checkpoints.save(step, self._mean_iou)
+        self._say(
             f"step {step:,} of {self._config.steps:,}: validation mIoU {self._mean_iou:.3f}, "
-            f"pixel accuracy {accuracy:.3f}",
-            file=sys.stderr,
+            f"pixel accuracy {metrics.pixel_accuracy(self._matrix):.3f}"
         )
 
 
-class _Rate:
-    """Images per second since the last time it was asked."""
+class _Window:
+    """The steps since the last look at them, so that a device need not wait for each.
+
+    Attributes:
+      times: Where the steps' time went since the clock was started.
+    """
 
     def __init__(self, batch_size: int) -> None:
         self._batch_size = batch_size
-        self.restart()
+        self._steps: list[tuple[int, tf.Tensor, Any]] = []
+        self.restart_clock()
 
-    def restart(self) -> None:
-        self._steps, self._since = 0, time.monotonic()
+    def restart_clock(self) -> None:
+        """Takes the time from now on, and counts images from now on."""
+        self._since, self._counted = time.monotonic(), len(self._steps)
+        self.times = gauges.StepTimes()
 
-    def count(self) -> None:
-        self._steps += 1
+    def add(self, step: int, result: tf.Tensor, batch: Any) -> None:
+        self._steps.append((step, result, batch["key"]))
 
-    def due(self) -> bool:
-        return time.monotonic() - self._since >= _LOG_SECONDS
+    @property
+    def last(self) -> tuple[int, float, float]:
+        """Number, loss and gradient norm of the last step."""
+        step, result, _ = self._steps[-1]
+        loss, norm = result.numpy()
+        return step, float(loss), float(norm)
 
-    def take(self) -> float:
-        rate = self._steps * self._batch_size / max(time.monotonic() - self._since, 1e-9)
-        self.restart()
-        return rate
+    @property
+    def images_per_second(self) -> float:
+        images = (len(self._steps) - self._counted) * self._batch_size
+        return images / max(time.monotonic() - self._since, 1e-9)
+
+    def check(self) -> None:
+        """Raises a `TrainingError` at the first step whose loss or gradient is not finite."""
+        for step, result, keys in self._steps:
+            loss, norm = (float(value) for value in result.numpy())
+            if not math.isfinite(loss + norm):
+                strategy = tf.distribute.get_strategy()
+                names = [
+                    key.decode()
+                    for part in strategy.experimental_local_results(keys)
+                    for key in part.numpy().tolist()
+                ]
+                raise TrainingError(
+                    f"The loss is {loss} and the gradients' norm {norm} at step {step:,}, with the "
+                    f"records {', '.join(names)}. Lower --learning_rate, or clip the gradients: "
+                    "--set optimizer.clip_norm=1.0. Checkpoints of earlier steps are kept."
+                )

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from trainer import config as config_lib
-from trainer import saved_model, training
+from trainer import distribution, saved_model, training
 
 
 @pytest.fixture(scope="session")
@@ -50,6 +50,17 @@ def trained_run(tiny_config, records_dir, mirrored_strategy, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def averaged_run(tiny_config, records_dir, tmp_path_factory):
+    """Three steps that keep an average, with a SavedModel of the best; not to be changed."""
+    folder = tmp_path_factory.mktemp("averaged") / "run"
+    changes = [("steps", 3), ("ema_decay", 0.9), ("evaluate_every", 3), ("pictures", 0)]
+    config = config_lib.override_all(tiny_config, changes)
+    training.train(config, distribution.create_strategy("one"), str(records_dir), str(folder))
+    saved_model.export(str(folder), "best")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def final_state():
     """Function from a run's folder to all that its latest checkpoint holds, by name."""
 
@@ -74,6 +85,20 @@ def assert_same_state(final_state):
         assert not different
 
     return check
+
+
+@pytest.fixture(scope="session")
+def stop_at():
+    """Function that takes a run back to where it was when it had written a step's checkpoint."""
+
+    def take_back(folder, step: int) -> None:
+        checkpoints = folder / "checkpoints"
+        for path in checkpoints.glob("ckpt-*"):
+            if int(path.stem.split("-")[1].split(".")[0]) > step:
+                path.unlink()
+        tf.compat.v1.train.update_checkpoint_state(str(checkpoints), f"ckpt-{step}")
+
+    return take_back
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """The commands as a user types them: from records to predictions, and every slip in a sentence."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,8 @@ import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams import metadata as hparams_metadata
 
 from pipeline import dataset_info
 from pipeline.input_fn import RecordReader, evaluation_dataset
@@ -96,10 +99,11 @@ def test_a_diverging_run_ends_in_a_sentence(long_commands):
     folder, result = vars(long_commands.diverging.result()).values()
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
-    _, *progress, error = result.stderr.splitlines()
+    _, evaluating, *progress, error = result.stderr.splitlines()
+    assert evaluating == "Evaluating 7 validation pictures first."
     assert all(line.startswith("step ") for line in progress)
     assert error.startswith("error: The loss is ")
-    step = int(error.partition(" at step ")[2].partition(".")[0])
+    step = int(error.partition(" at step ")[2].partition(",")[0])
     assert 2 <= step <= 4
     assert "--learning_rate" in error and "optimizer.clip_norm" in error
     assert max(checkpoint_steps(folder)) == step - 1
@@ -171,6 +175,11 @@ GOOD = "--data_dir={records} --model_dir={run} "
         (GOOD + "--seed=-1", 1, ["--seed", "-1"]),
         (GOOD + "--learning_rate=nan", 1, ["--learning_rate", "nan"]),
         (GOOD + "--steps=5 --epochs=2", 1, ["--steps and --epochs"]),
+        (GOOD + "--profile=3", 1, ["--profile", "FIRST,LAST", "'3'"]),
+        (GOOD + "--profile=3,a", 1, ["--profile", "FIRST,LAST", "'3,a'"]),
+        (GOOD + "--profile=0,3", 1, ["--profile", "1 <= FIRST", "'0,3'"]),
+        (GOOD + "--profile=4,3", 1, ["--profile", "FIRST <= LAST", "'4,3'"]),
+        (GOOD + "--profile=4,6 --steps=5", 1, ["--profile", "LAST <= 5", "'4,6'"]),
         (GOOD + "--epochs=0", 1, ["--epochs", "0"]),
         (GOOD + "--epochs=nan", 1, ["--epochs", "nan"]),
         (GOOD + "--epochs=inf", 1, ["--epochs", "inf"]),
@@ -209,6 +218,12 @@ def test_a_slip_in_the_flags_of_training(folders, run_command, flags, code, part
             1,
             ["--weights and model.backbone_weights", "'imagenet'"],
         ),
+        (
+            "import_weights",
+            GOOD + "--weights=x.pth --set=initial_model=run",
+            1,
+            ["--weights and initial_model", "'run'"],
+        ),
         ("predict", "--saved_model={root}/empty --output_dir={run}", 1, ["--input is missing"]),
         ("predict", "--pairs=middle", 2, ["--pairs=middle", "left", "right"]),
     ],
@@ -236,7 +251,7 @@ def test_what_only_the_folders_show_is_a_sentence_too(folders, run_command, tmp_
 
 
 @pytest.mark.parametrize(
-    "module", ["task", "evaluate", "export", "import_weights", "predict", "summary"]
+    "module", ["task", "evaluate", "export", "import_weights", "predict", "summary", "sweep"]
 )
 def test_help_imports_no_tensorflow(module):
     result = subprocess.run(
@@ -247,9 +262,10 @@ def test_help_imports_no_tensorflow(module):
     assert "absl.flags" in imported
     assert not imported & {"tensorflow", "keras", "apache_beam", "cv2", "matplotlib"}
     assert f"python -m trainer.{module} --" in result.stdout
-    flag = {"predict": "--saved_model", "summary": "--size"}.get(module, "--model_dir")
+    flags = {"predict": "--saved_model", "summary": "--size", "sweep": "--sweep_dir"}
+    flag = flags.get(module, "--model_dir")
     assert flag in result.stdout
-    chooses = module in ("task", "import_weights", "summary")
+    chooses = module in ("task", "import_weights", "summary", "sweep")
     assert ("--preset" in result.stdout) == chooses
 
 
@@ -284,7 +300,13 @@ def test_training_tells_how_it_goes(long_commands):
 
 def test_tensorboard_shows_training(trained_run, tiny_config, events, scalars):
     found = events(trained_run.folder / "train")
-    assert found.keys() == {"loss", "learning_rate", "gradient_norm", "images_per_second"}
+    measured = {
+        "loss", "gradient_norm", "images_per_second", "seconds/input_wait", "seconds/compute",
+        "mebibytes/process",
+    }  # fmt: skip
+    gpus = tf.config.list_logical_devices("GPU")
+    measured |= {f"mebibytes/gpu_{number}_peak" for number in range(len(gpus))}
+    assert found.keys() == {"learning_rate"} | measured
     rates = scalars(trained_run.folder / "train", "learning_rate")
     assert {10, 20, 30, 40} <= rates.keys()
     for step, rate in rates.items():
@@ -292,7 +314,7 @@ def test_tensorboard_shows_training(trained_run, tiny_config, events, scalars):
         growth = min(1, (step + 1) / tiny_config.optimizer.warmup_steps)
         expected = tiny_config.optimizer.learning_rate * growth * (1 - step / 40) ** 0.9
         assert rate == pytest.approx(expected, rel=1e-4, abs=1e-7)
-    for tag in ("loss", "gradient_norm", "images_per_second"):
+    for tag in measured:
         assert all(
             0 < value < np.inf for value in scalars(trained_run.folder / "train", tag).values()
         )
@@ -317,11 +339,44 @@ def test_tensorboard_shows_validation(trained_run, events, records_dir):
     width, height, png = tf.make_ndarray(value.tensor)[:3]
     assert (int(width), int(height)) == (3 * 64 + 2 * 4, 64)
     assert tf.io.decode_png(png).shape == (64, 200, 3)
+    worst = [found[tag] for tag in sorted(found) if tag.startswith("worst/")]
+    assert len(worst) == 1  # As many as the configuration has pictures.
+    assert [step for step, _ in worst[0]] == sorted(steps)
+    _, value = worst[0][-1]
+    assert tf.io.decode_png(tf.make_ndarray(value.tensor)[2]).shape == (64 + 16, 200, 3)
     text = tf.make_ndarray(found["config"][0][1].tensor).item().decode()
     assert (trained_run.folder / "config.json").read_text() in text
     assert "_hparams_/session_start_info" in found
     hparams = found["_hparams_/session_start_info"][0][1].metadata.plugin_data.content
     assert b"optimizer.learning_rate" in hparams
+
+
+def test_tensorboard_has_a_chart_of_all_classes_and_a_table_of_runs(trained_run, events):
+    found = events(trained_run.folder / "validation")
+    ((_, value),) = found["custom_scalars__config__"]
+    layout = layout_pb2.Layout.FromString(tf.make_ndarray(value.tensor).item())
+    charts = {chart.title: chart.multiline.tag for part in layout.category for chart in part.chart}
+    (tags,) = charts["IoU per class"]
+    assert {tag for tag in found if re.fullmatch(tags, tag)} == {
+        tag for tag in found if tag.startswith("iou/")
+    }
+    (tags,) = charts["Seconds a step"]
+    assert [tag for tag in events(trained_run.folder / "train") if re.match(tags, tag)] == [
+        "seconds/input_wait", "seconds/compute",
+    ]  # fmt: skip
+
+    ((_, value),) = found["_hparams_/experiment"]
+    experiment = hparams_metadata.parse_experiment_plugin_data(value.metadata.plugin_data.content)
+    ((_, value),) = found["_hparams_/session_start_info"]
+    session = hparams_metadata.parse_session_start_info_plugin_data(
+        value.metadata.plugin_data.content
+    )
+    assert {info.name for info in experiment.hparam_infos} == set(session.hparams)
+    shown = [info.name for info in experiment.hparam_infos if info.differs]
+    assert len(shown) == 5 and "optimizer.learning_rate" in shown
+    metrics = [info.name.tag for info in experiment.metric_infos]
+    assert metrics == ["mean_iou", "pixel_accuracy"]
+    assert set(metrics) <= found.keys()
 
 
 def test_evaluate_export_and_predict(long_commands, records_dir, pairs_dir, run_command, tmp_path):
@@ -366,3 +421,32 @@ def test_evaluate_export_and_predict(long_commands, records_dir, pairs_dir, run_
         ids = cv2.imread(str(tmp_path / "predictions" / f"{index}_ids.png"), cv2.IMREAD_UNCHANGED)
         assert ids.shape == (64, 64)
         assert ids.max() < 19
+
+
+@pytest.mark.slow
+def test_a_run_from_a_saved_model_that_stops_early(
+    averaged_run, records_dir, run_command, tmp_path
+):
+    (version,) = (averaged_run / "export").iterdir()
+    command = [
+        "trainer.task", f"--config={averaged_run / 'config.json'}", f"--initial_model={version}",
+        "--strategy=one", f"--data_dir={records_dir}", f"--model_dir={tmp_path / 'run'}",
+        "--steps=30", "--learning_rate=1e-20", "--set=evaluate_every=1", "--set=early_stopping=2",
+        "--set=model.freeze_batch_norm=true",
+    ]  # fmt: skip
+    first = run_command(*command)
+    assert first.returncode == 0, first.stderr
+    assert f"variables set from {version}." in first.stderr
+    assert "3 layers stay random, as the initial model lacks them: auxiliary_conv" in first.stderr
+    *_, last, stopped = first.stderr.splitlines()
+    step = max(checkpoint_steps(tmp_path / "run"))
+    assert step < 30
+    assert last.startswith(f"step {step} of 30: ")
+    assert stopped == f"No better validation mIoU since step {step - 2}: stopped early."
+    assert first.stdout.endswith(f"SavedModel: {tmp_path / 'run' / 'export' / str(step - 2)}\n")
+
+    again = run_command(*command)
+    assert (again.returncode, again.stdout) == (0, first.stdout)
+    assert "variables set from" not in again.stderr
+    assert again.stderr.splitlines()[-2:] == [stopped, last]
+    assert max(checkpoint_steps(tmp_path / "run")) == step

@@ -14,9 +14,16 @@ FRACTION = st.floats(0, 0.99)
 POSITIVE = st.floats(1e-9, 1e9)
 COUNT = st.integers(1, 10**9)
 FIELDS = {
+    "initial_model": st.text(),
     "seed": st.integers(0, 2**32 - 1),
     "steps": COUNT,
     "batch_size": COUNT,
+    "accumulation_steps": st.just(1),  # others must divide the batch
+    "precision": st.sampled_from(["float32", "bfloat16", "float16"]),
+    "jit_compile": st.booleans(),
+    "ema_decay": FRACTION,
+    "early_stopping": st.integers(0, 10**9),
+    "log_every": COUNT,
     "evaluate_every": st.integers(0, 10**9),
     "evaluation_batch_size": COUNT,
     "pictures": st.integers(0, 100),
@@ -41,7 +48,10 @@ FIELDS = {
     "model.atrous_rates": st.lists(st.integers()),
     "model.head_channels": st.integers(),
     "model.dropout": FRACTION,
+    "model.freeze_batch_norm": st.booleans(),
     "loss.auxiliary_weight": FRACTION,
+    "loss.class_weights": st.sampled_from(["none", "enet", "sqrt", "inverse"]),
+    "loss.label_smoothing": FRACTION,
     "loss.ohem_threshold": FRACTION,
     "loss.ohem_min_kept": FRACTION,
     "optimizer.name": st.sampled_from(["sgd", "adamw"]),
@@ -53,7 +63,7 @@ FIELDS = {
     "optimizer.weight_decay": FRACTION,
     "optimizer.clip_norm": POSITIVE,
 }
-HARMLESS = {"evaluation_batch_size", "pictures"}
+HARMLESS = {"evaluation_batch_size", "log_every", "pictures"}
 CHANGES = st.fixed_dictionaries({}, optional=FIELDS)
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

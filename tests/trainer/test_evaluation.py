@@ -2,18 +2,21 @@
 
 import json
 import shutil
+from fractions import Fraction
 
 import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from model import metrics
 from pipeline import dataset_info, street, synthesize
 from pipeline.input_fn import RecordReader
 from pipeline.palette import CITYSCAPES, IGNORE_LABEL
 from trainer import distribution, evaluation, run_folder
-from trainer.evaluation import Evaluator
+from trainer.evaluation import Counts, Evaluator
 from trainer.run_folder import RunError
 
 SIZES = [(64, 64), (64, 48), (50, 64), (33, 41), (64, 64)]
@@ -57,18 +60,21 @@ def decoded_records(folder, split):
 
 
 def counted_by_hand(network, folder, split):
-    """The confusion matrix, one picture at a time and one pixel at a time."""
+    """The confusion matrix and each picture's right and valid pixels, one pixel at a time."""
     info = dataset_info.load_info(str(folder))
     height, width = info.splits[split].max_height, info.splits[split].max_width
-    matrix = np.zeros((19, 19), np.int64)
+    matrix, pictures = np.zeros((19, 19), np.int64), []
     for _, photo, labels in decoded_records(folder, split):
         padded = np.full((1, height, width, 3), np.float32(np.mean(info.mean)), np.float32)
         padded[0, : photo.shape[0], : photo.shape[1]] = photo
         logits = network(padded, training=False)["logits"][0].numpy()
+        of_picture = np.zeros((19, 19), np.int64)
         for at, truth in np.ndenumerate(labels):
             if truth != IGNORE_LABEL:
-                matrix[truth, np.argmax(logits[at])] += 1
-    return matrix
+                of_picture[truth, np.argmax(logits[at])] += 1
+        matrix += of_picture
+        pictures.append((np.trace(of_picture), of_picture.sum()))
+    return matrix, pictures
 
 
 def assert_same_counts(found, expected):
@@ -97,7 +103,8 @@ def test_confusion_counts_every_pixel_once(
     network, network_on_two, mirrored_strategy, records, batch_sizes, batch_sizes_on_two, request
 ):
     folder = request.getfixturevalue(records)
-    expected = counted_by_hand(network.model, folder, "val")
+    expected, pictures = counted_by_hand(network.model, folder, "val")
+    worst = sorted(range(len(pictures)), key=lambda index: Fraction(*pictures[index]))[:3]
     assert expected.sum() > 5_000
     assert (np.diag(expected) > 0).sum() >= 3  # several classes are told apart
     reader = RecordReader(str(folder), "val")
@@ -110,8 +117,12 @@ def test_confusion_counts_every_pixel_once(
         for size in batch_sizes_on_two
     ]
     for evaluator in evaluators:
-        found = evaluator.confusion()
+        counts = evaluator.count()
+        found = counts.matrix
         assert_same_counts(found, expected)
+        assert counts.pictures.dtype == np.int64
+        assert np.abs(counts.pictures - pictures).sum() <= 4
+        assert counts.worst(3) == worst
         np.testing.assert_array_equal(evaluator.confusion(), found)  # it may be asked again
 
 
@@ -133,20 +144,40 @@ def test_the_best_checkpoint_is_the_one_that_scored_best(trained_run, records_di
     assert metrics.mean_iou(matrix) == pytest.approx(scores[step], abs=1e-3)
 
 
-def test_examples_are_the_first_pictures_with_their_predictions(network, records_dir):
+@given(
+    st.lists(st.integers(0, 12).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))),
+    st.integers(0, 6),
+)
+@example([(1, 2), (0, 0), (2, 4), (0, 3), (1, 2)], 3)
+def test_the_worst_are_those_of_the_lowest_accuracy(pictures, count):
+    seen = [index for index, (_, valid) in enumerate(pictures) if valid]
+    expected = sorted(seen, key=lambda index: (Fraction(*pictures[index]), index))[:count]
+    rows = np.array(pictures, np.int64).reshape(-1, 2)
+    assert Counts(np.zeros((19, 19), np.int64), rows).worst(count) == expected
+
+
+def test_examples_are_pictures_with_their_predictions(network, records_dir):
     reader = RecordReader(str(records_dir), "val")
     evaluator = Evaluator(distribution.create_strategy("one"), network, reader, 19, 8)
     records = list(decoded_records(records_dir, "val"))
-    examples = list(evaluator.examples(3))
-    assert len(examples) == 3
-    for example, (key, photo, labels) in zip(examples, records, strict=False):
-        assert example.key == key
-        np.testing.assert_array_equal(example.photo, photo)
-        np.testing.assert_array_equal(example.truth, labels)
+    for found, place in zip(evaluator.examples([0, 1, 5, 2]), [0, 1, 5, 2], strict=True):
+        key, photo, labels = records[place]
+        assert found.key == key
+        np.testing.assert_array_equal(found.photo, photo)
+        np.testing.assert_array_equal(found.truth, labels)
         logits = network.model(photo[np.newaxis].astype(np.float32), training=False)["logits"][0]
-        assert (example.prediction != np.argmax(logits, axis=-1)).sum() <= 2
-    assert len(list(evaluator.examples(99))) == len(records)
-    assert list(evaluator.examples(0)) == []
+        assert (found.prediction != np.argmax(logits, axis=-1)).sum() <= 2
+        right = [p == t for p, t in zip(found.prediction.flat, labels.flat, strict=True) if t < 19]
+        assert found.pixel_accuracy == pytest.approx(sum(right) / len(right))
+    assert evaluator.first(99) == list(range(len(records)))
+    assert evaluator.first(2) == [0, 1]
+    assert list(evaluator.examples([])) == []
+
+
+def test_a_picture_of_nothing_but_void_has_no_accuracy():
+    void = np.full((2, 3), IGNORE_LABEL, np.uint8)
+    picture = evaluation.Example("a", np.zeros((2, 3, 3), np.uint8), void, np.zeros_like(void))
+    assert np.isnan(picture.pixel_accuracy)
 
 
 @pytest.fixture

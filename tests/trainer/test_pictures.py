@@ -39,6 +39,16 @@ def test_a_strip_of_one_panel_is_the_panel():
     np.testing.assert_array_equal(pictures.strip([panel]), panel)
 
 
+def test_a_caption_stands_above_the_picture():
+    photo, _ = photo_and_labels()
+    captioned = pictures.with_caption(photo, "31.5% 7.jpg")
+    assert captioned.shape == (56, 60, 3) and captioned.dtype == np.uint8
+    np.testing.assert_array_equal(captioned[16:], photo)
+    assert captioned[:16].min() < 100 and (captioned[0] == 255).all()
+    other = pictures.with_caption(photo, "31.6% 7.jpg")
+    assert not np.array_equal(captioned[:16], other[:16])
+
+
 def test_an_overlay_mixes_photo_and_colours():
     photo, labels = photo_and_labels()
     before = photo.copy()

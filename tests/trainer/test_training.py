@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import shutil
+import types
 
 import keras
 import numpy as np
@@ -19,6 +20,7 @@ from trainer import distribution, training
 from trainer.config import OptimizerConfig
 from trainer.optimizer import Optimizer
 from trainer.run_folder import RunError
+from trainer.step import make_step
 from trainer.training import TrainingError
 
 CLASSES, SIZE, BATCH, STEPS = 5, 24, 4, 3
@@ -77,7 +79,7 @@ class Stepper:
             network = build()
             self.model = network.model
             optimizer = Optimizer(options, STEPS + 1, network)
-        self._step = training.make_step(strategy, network, optimizer, options.clip_norm)
+        self._step = make_step(strategy, network, optimizer, clip_norm=options.clip_norm)
 
     def __call__(self, batch):
         """Loss and norm of a step on a global batch."""
@@ -235,37 +237,34 @@ def train(config, data_dir, model_dir):
     return training.train(config, strategy, str(data_dir), str(model_dir))
 
 
-def stop_at(folder, step):
-    """Takes a run back to where it was when it had written the checkpoint of `step`."""
-    checkpoints = folder / "checkpoints"
-    for path in checkpoints.glob("ckpt-*"):
-        if int(path.stem.split("-")[1].split(".")[0]) > step:
-            path.unlink()
-    tf.compat.v1.train.update_checkpoint_state(str(checkpoints), f"ckpt-{step}")
-
-
-def test_a_run_gone_on_with_is_the_run_without_a_break(
-    tiny_config, records_dir, tmp_path, assert_same_state, capfd, scalars
-):
+@pytest.fixture(scope="module")
+def short_run(tiny_config, records_dir, tmp_path_factory):
+    """A run of six steps with checkpoints of steps 3 and 6; not to be changed."""
     # Another optimizer than in the runs of test_commands.py, one for each part of the network, and
     # one device in place of two.
     config = config_lib.override_all(
         tiny_config,
         [("optimizer.name", "adamw"), ("optimizer.weight_decay", 1e-2), ("steps", 6),
-         ("evaluate_every", 3), ("optimizer.learning_rate", 1e-2),
+         ("evaluate_every", 3), ("optimizer.learning_rate", 1e-2), ("ema_decay", 0.9),
          ("optimizer.head_rate_factor", 2.0), ("loss.ohem_threshold", 0.7)],
     )  # fmt: skip
     assert config.model.dropout > 0
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    expected = train(config, records_dir, whole)
-    shutil.copytree(whole, broken)
-    stop_at(broken, 3)
+    folder = tmp_path_factory.mktemp("short") / "run"
+    matrix = train(config, records_dir, folder)
+    return types.SimpleNamespace(config=config, folder=folder, matrix=matrix)
+
+
+def test_a_run_gone_on_with_is_the_run_without_a_break(
+    short_run, records_dir, tmp_path, stop_at, assert_same_state, capfd, scalars
+):
+    folder = shutil.copytree(short_run.folder, tmp_path / "run")
+    stop_at(folder, 3)
     capfd.readouterr()
-    found = train(config, records_dir, broken)
+    found = train(short_run.config, records_dir, folder)
     assert "Going on from step 3." in capfd.readouterr().err
-    np.testing.assert_array_equal(found, expected)
-    assert_same_state(whole, broken)
-    rates = [scalars(whole / "train", f"learning_rate/{part}") for part in ("backbone", "heads")]
+    np.testing.assert_array_equal(found, short_run.matrix)
+    assert_same_state(short_run.folder, folder)
+    rates = [scalars(folder / "train", f"learning_rate/{part}") for part in ("backbone", "heads")]
     assert rates[1] == pytest.approx({step: 2 * rate for step, rate in rates[0].items()})
 
 
@@ -343,20 +342,41 @@ def flip_bits(path):
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("name", ["ckpt-40.data-00000-of-00001", "ckpt-40.index"])
 @pytest.mark.parametrize(
-    "damage", [halve, flip_bits, os.unlink, lambda path: path.write_bytes(b"")],
+    ("damage", "name"),
+    [
+        (halve, "ckpt-6.data-00000-of-00001"),
+        (flip_bits, "ckpt-6.data-00000-of-00001"),
+        (os.unlink, "ckpt-6.index"),
+        (lambda path: path.write_bytes(b""), "ckpt-6.index"),
+    ],
     ids=["halved", "bits flipped", "deleted", "emptied"],
-)  # fmt: skip
-def test_a_damaged_checkpoint_is_named(
-    trained_run, tiny_config, records_dir, tmp_path, name, damage
+)
+def test_the_checkpoint_before_a_damaged_one_is_used(
+    short_run, records_dir, tmp_path, name, damage, assert_same_state, capfd
+):
+    folder = shutil.copytree(short_run.folder, tmp_path / "run")
+    damage(folder / "checkpoints" / name)
+    train(short_run.config, records_dir, folder)
+    damaged, going_on = capfd.readouterr().err.splitlines()[1:3]
+    assert f"'{folder / 'checkpoints' / 'ckpt-6'}' is damaged" in damaged
+    assert damaged.endswith(" The one before it is used.")
+    assert going_on == "Going on from step 3."
+    steps = {path.stem for path in (folder / "checkpoints").glob("*.index")}
+    assert steps == {"ckpt-3", "ckpt-6"}
+    assert_same_state(short_run.folder, folder)
+
+
+def test_where_all_checkpoints_are_damaged_it_is_said(
+    trained_run, tiny_config, records_dir, tmp_path
 ):
     folder = shutil.copytree(trained_run.folder, tmp_path / "run")
-    damage(folder / "checkpoints" / name)
+    for step in (30, 40):
+        halve(folder / "checkpoints" / f"ckpt-{step}.index")
     with pytest.raises(RunError) as caught:
         train(tiny_config, records_dir, folder)
     message = str(caught.value)
-    assert str(folder / "checkpoints" / "ckpt-40") in message
+    assert str(folder / "checkpoints" / "ckpt-30") in message
     assert "damaged" in message
     assert "\n" not in message
 
@@ -425,6 +445,13 @@ def test_a_batch_that_does_not_divide_is_refused(
     assert not (tmp_path / "run").exists()
 
 
+def test_xla_on_two_replicas_is_refused(mirrored_strategy, tiny_config, records_dir, tmp_path):
+    config = config_lib.override(tiny_config, "jit_compile", True)
+    with pytest.raises(TrainingError, match=r"one replica only.*Received: 2 replicas"):
+        training.train(config, mirrored_strategy, str(records_dir), str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_missing_split_lists_those_there_are(tiny_config, records_dir, tmp_path):
     config = config_lib.override(tiny_config, "validation_split", "test")
     with pytest.raises(dataset_info.DatasetError, match="no split 'test'; there are: train, val"):
@@ -435,3 +462,77 @@ def test_a_model_dir_that_is_a_file_is_refused(tiny_config, records_dir, tmp_pat
     (tmp_path / "run").write_text("a file")
     with pytest.raises(RunError, match="is a file"):
         train(tiny_config, records_dir, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def patient(tiny_config):
+    """A configuration that learns nothing: only the statistics move, and the mIoU goes to and fro.
+
+    It is evaluated after each step, and waits for two evaluations.
+    """
+    return config_lib.override_all(
+        tiny_config,
+        [("optimizer.learning_rate", 1e-20), ("steps", 24), ("evaluate_every", 1),
+         ("early_stopping", 2), ("pictures", 0), ("batch_size", 4)],
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def stopped_run(patient, records_dir, tmp_path_factory):
+    """A run that stopped early; not to be changed."""
+    folder = tmp_path_factory.mktemp("stopped") / "run"
+    return types.SimpleNamespace(folder=folder, matrix=train(patient, records_dir, folder))
+
+
+def latest_step(folder):
+    return int(tf.train.latest_checkpoint(folder / "checkpoints").rpartition("-")[2])
+
+
+def test_a_run_stops_after_so_many_evaluations_without_a_better_one(stopped_run, patient, scalars):
+    mean_iou = scalars(stopped_run.folder / "validation", "mean_iou")
+    del mean_iou[0]  # of the random network; it is not kept
+    best = max(mean_iou, key=mean_iou.get)  # the first, where several are equal
+    assert list(mean_iou) == list(range(1, best + 3))
+    assert latest_step(stopped_run.folder) == best + 2 < patient.steps
+    # Until then it never had to wait as long.
+    for step in range(3, best + 2):
+        earlier = max(value for s, value in mean_iou.items() if s <= step - 2)
+        assert max(mean_iou[step - 1], mean_iou[step]) > earlier
+    (kept,) = (stopped_run.folder / "best").glob("*.index")
+    assert kept.stem == f"ckpt-{best}"
+
+
+def test_a_run_that_stopped_early_repeated_trains_no_further(
+    stopped_run, patient, records_dir, tmp_path, assert_same_state, capsys
+):
+    folder = shutil.copytree(stopped_run.folder, tmp_path / "run")
+    matrix = train(patient, records_dir, folder)
+    np.testing.assert_array_equal(matrix, stopped_run.matrix)
+    assert_same_state(stopped_run.folder, folder)
+    step = latest_step(folder)
+    told = capsys.readouterr().err
+    assert f"Going on from step {step}." in told
+    assert f"No better validation mIoU since step {step - 2}: stopped early." in told
+    assert told.count("validation mIoU 0.") == 1
+
+
+def test_a_run_that_was_broken_off_stops_early_where_it_would_have(
+    stopped_run, patient, records_dir, tmp_path, stop_at, assert_same_state, capsys
+):
+    folder = shutil.copytree(stopped_run.folder, tmp_path / "run")
+    step = latest_step(folder)
+    stop_at(folder, step - 1)
+    train(patient, records_dir, folder)
+    assert_same_state(stopped_run.folder, folder)
+    told = capsys.readouterr().err
+    assert f"Going on from step {step - 1}." in told
+    assert f"No better validation mIoU since step {step - 2}: stopped early." in told
+
+
+def test_a_run_that_ends_as_it_would_stop_has_not_stopped_early(
+    stopped_run, patient, records_dir, tmp_path, capsys
+):
+    step = latest_step(stopped_run.folder)
+    train(config_lib.override(patient, "steps", step), records_dir, tmp_path / "run")
+    assert latest_step(tmp_path / "run") == step
+    assert "stopped early" not in capsys.readouterr().err

@@ -1,0 +1,259 @@
+"""Workers in real processes: the same run as one device, stopped together, lost, and gone on with.
+
+All on one machine, which talk to each other as several machines do.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trainer import cluster, distribution, training
+from trainer import config as config_lib
+
+ROOT = Path(__file__).parents[2]
+LOST = (
+    "error: Another worker ended or can no longer be reached; what it said last tells why. Start "
+    "all workers again to go on from the last checkpoint."
+)
+
+
+def tf_config(workers, index, job="worker"):
+    addresses = {"worker": workers}
+    return json.dumps({"cluster": addresses, "task": {"type": job, "index": index}})
+
+
+def free_ports(count):
+    """Ports that nothing listens on; all are held until all are known, so that they differ."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+class Job:
+    """Two workers, or those of them that are started."""
+
+    def __init__(self, flags, log_dir, started=(0, 1)):
+        addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
+        log_dir.mkdir()
+        self._logs = {index: log_dir / f"{index}.txt" for index in started}
+        self.addresses = addresses
+        self.processes = {
+            index: subprocess.Popen(
+                [sys.executable, "-m", "trainer.task", "--strategy=multi_worker", *flags],
+                cwd=ROOT,
+                env={**os.environ, "TF_CONFIG": tf_config(addresses, index)},
+                stdout=subprocess.DEVNULL,
+                stderr=log.open("w"),
+            )
+            for index, log in self._logs.items()
+        }
+
+    def said(self, index):
+        return self._logs[index].read_text().splitlines()
+
+    def wait_for(self, path, seconds=250):
+        end = time.monotonic() + seconds
+        while not path.exists():
+            for index, process in self.processes.items():
+                assert process.poll() is None, self.said(index)
+            assert time.monotonic() < end, f"no {path}"
+            time.sleep(0.01)
+
+    def wait(self, index, seconds=250):
+        """The exit code of a worker."""
+        return self.processes[index].wait(timeout=seconds)
+
+    def end(self):
+        for process in self.processes.values():
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Function from flags to a `Job`, whose processes end with the test."""
+    jobs = []
+
+    def begin(flags, **options):
+        jobs.append(Job(flags, tmp_path / f"job_{len(jobs)}", **options))
+        return jobs[-1]
+
+    yield begin
+    for job in jobs:
+        job.end()
+
+
+@pytest.fixture(scope="module")
+def worker_config(tiny_config):
+    """All of a step that replicas must do together; no dropout, as each replica draws its own."""
+    return config_lib.override_all(
+        tiny_config,
+        [("steps", 20), ("log_every", 2), ("evaluate_every", 5), ("model.dropout", 0.0),
+         ("optimizer.clip_norm", 0.5), ("optimizer.learning_rate", 0.02), ("ema_decay", 0.9),
+         ("accumulation_steps", 2), ("loss.class_weights", "sqrt"), ("evaluation_batch_size", 3)],
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def flags(worker_config, records_dir, tmp_path_factory):
+    """Function from a run's folder to the flags of a worker."""
+    path = tmp_path_factory.mktemp("config") / "config.json"
+    path.write_text(worker_config.to_json())
+    return lambda folder: [
+        f"--config={path}", f"--data_dir={records_dir}", f"--model_dir={folder}"
+    ]  # fmt: skip
+
+
+def read_events(folder):
+    return sorted(path.name for path in folder.glob("*/events.out.tfevents.*"))
+
+
+@pytest.mark.slow
+def test_two_workers_are_one_device_whatever_befalls_them(
+    worker_config, flags, records_dir, mirrored_strategy, start, tmp_path, final_state,
+    assert_same_state,
+):  # fmt: skip
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    job = start(flags(whole))
+    # On one device and on two replicas, while the workers train.
+    alone = {
+        name: (tmp_path / name, training.train(worker_config, strategy, str(records_dir), str(
+            tmp_path / name)))
+        for name, strategy in (
+            ("one", distribution.create_strategy("one")), ("two", mirrored_strategy)
+        )
+    }  # fmt: skip
+    assert [job.wait(0), job.wait(1)] == [0, 0], job.said(0) + job.said(1)
+    # The first alone speaks and writes.
+    assert job.said(1) == ["Training on CPU:0, and on 1 other worker."]
+    assert [line for line in job.said(0) if line.startswith("step 20 of 20: validation")]
+    assert len(read_events(whole)) == 2
+    assert [path.name for path in (whole / "export").iterdir()]
+    found = final_state(whole)
+    for folder, matrix in alone.values():
+        expected = final_state(folder)
+        assert expected.keys() == found.keys()
+        for name, value in expected.items():
+            np.testing.assert_allclose(found[name], value, atol=1e-5, rtol=1e-5, err_msg=name)
+        assert matrix.sum() > 0
+
+    job = start(flags(broken))
+    job.wait_for(broken / "checkpoints" / "ckpt-5.index")
+    job.processes[1].send_signal(signal.SIGTERM)
+    assert [job.wait(0), job.wait(1)] == [0, 0], job.said(0) + job.said(1)
+    said = job.said(0)[-1]
+    assert said.startswith("Stopped by SIGTERM; step ")
+    step = int(said.partition("; step ")[2].partition(" ")[0])
+    assert step < 20
+    assert (broken / "checkpoints" / f"ckpt-{step}.index").exists()
+    assert not (broken / "export").exists()
+
+    job = start(flags(broken))
+    job.wait_for(broken / "checkpoints" / "ckpt-10.index")
+    job.processes[1].kill()
+    killed = time.monotonic()
+    assert job.wait(0, seconds=60) == 1
+    print(f"The other worker ended after {time.monotonic() - killed:.1f} s.")
+    assert job.said(0)[-1] == LOST
+    assert not [line for line in job.said(0) if "Traceback" in line]
+
+    job = start(flags(broken))
+    assert [job.wait(0), job.wait(1)] == [0, 0], job.said(0) + job.said(1)
+    assert "Going on from step" in job.said(0)[1]
+    assert_same_state(whole, broken)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_worker_that_never_starts_is_named(flags, start, tmp_path, index):
+    job = start([*flags(tmp_path / "run"), "--start_timeout=5"], started=[index])
+    assert job.wait(index, seconds=120) == 1
+    missing = 1 - index
+    assert job.said(index) == [
+        "error: Not all workers started within 5 s (--start_timeout); missing: "
+        f"worker {missing} ({job.addresses[missing]})."
+    ]
+    assert not (tmp_path / "run").exists()
+
+
+TWO = ["a:1", "b:2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("", ["needs the environment variable TF_CONFIG"]),
+        ("{", ["not JSON", "Received: {"]),
+        ("[]", ["TF_CONFIG's cluster must be an object", "Received: null"]),
+        ('{"cluster": {}}', ["cluster.worker must list"]),
+        ('{"cluster": {"worker": []}}', ["cluster.worker must list"]),
+        ('{"cluster": {"worker": "a:1"}}', ["cluster.worker must be a list", '"a:1"']),
+        ('{"cluster": {"worker": ["a"]}}', ['"HOST:PORT"', '["a"]']),
+        ('{"cluster": {"worker": ["a:99999"]}}', ['"HOST:PORT"', '["a:99999"]']),
+        ('{"cluster": {"worker": ["a:1", "a:1"]}}', ["twice", "a:1, a:1"]),
+        ('{"cluster": {"worker": ["a:1"], "chief": ["b:1", "c:1"]}}', ["chief must be one"]),
+        ('{"cluster": {"worker": ["a:1"], "ps": ["b:1"]}}', ["Received: ps"]),
+        ('{"cluster": {"worker": ["a:1"]}}', ["task must be an object", "null"]),
+        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker"}}', ["task.index", "null"]),
+        (tf_config(TWO, True), ["task.index must be a whole number", "true"]),
+        (tf_config(TWO, "0"), ["task.index must be a whole number", '"0"']),
+        (tf_config(TWO, 2), ["from 0 to 1", "Received: 2"]),
+        (tf_config(TWO, -1), ["from 0 to 1", "Received: -1"]),
+        (tf_config(TWO, 0, job="evaluator"), ["one of worker", "'evaluator'"]),
+    ],
+)
+def test_a_wrong_tf_config_is_refused(monkeypatch, text, parts):
+    monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(cluster.ClusterError) as caught:
+        cluster.from_environment()
+    for part in parts:
+        assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_right_tf_config_is_read(monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", json.dumps({
+        "cluster": {"worker": ["a:1", "b:2"], "chief": ["[::1]:3"]},
+        "task": {"type": "worker", "index": 1}, "environment": "cloud",
+    }))  # fmt: skip
+    found = cluster.from_environment()
+    assert (found.job, found.index) == ("worker", 1)
+    assert found.peers == {"chief 0": "[::1]:3", "worker 0": "a:1"}
+
+
+def test_silent_workers_are_those_that_take_no_connection():
+    (port,) = free_ports(1)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        addresses = ["127.0.0.1:1", f"127.0.0.1:{server.getsockname()[1]}", f"127.0.0.1:{port}"]
+        found = cluster.silent(cluster.Cluster({"worker": addresses}, "worker", 0))
+    assert found == [f"worker 2 (127.0.0.1:{port})"]
+
+
+def test_what_no_worker_can_do_is_told_before_tensorflow_starts(run_command, records_dir, tmp_path):
+    result = run_command(
+        "trainer.task", "--strategy=multi_worker", f"--data_dir={records_dir}",
+        f"--model_dir={tmp_path / 'run'}", env={**os.environ, "TF_CONFIG": "{}"},
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert result.stderr == ("error: TF_CONFIG's cluster must be an object. Received: null.\n")
+
+
+def test_a_process_that_is_alone_is_its_own_chief_and_all_of_the_total():
+    strategy = distribution.create_strategy("one")
+    assert distribution.num_workers(strategy) == 1
+    assert distribution.is_chief(strategy)
+    values = np.array([[1, 2], [3, 4]])
+    np.testing.assert_array_equal(distribution.worker_total(strategy, values), values)
