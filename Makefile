@@ -7,7 +7,7 @@ TORCH := .build/torch
 SPLITS := $(DEMO)/pairs/train $(DEMO)/pairs/val
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-slow test-flink test-torch lint lock clean
+.PHONY: demo test test-data test-training test-slow test-flink test-torch lint lock clean
 
 # The stamp is renewed, and with it the environment, when the lock or the package's metadata change.
 .venv/stamp: requirements.lock pyproject.toml
@@ -23,8 +23,15 @@ SPLITS := $(DEMO)/pairs/train $(DEMO)/pairs/val
 demo: .venv/stamp
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh demo.sh "$(DEMO)"
 
+# Two halves side by side: much of each runs on one core.
 test: .venv/stamp
-	$(BIN)/pytest -q
+	@$(MAKE) --no-print-directory --jobs=2 test-data test-training
+
+test-data: .venv/stamp
+	$(BIN)/pytest -q tests/benchmarks tests/model tests/pipeline
+
+test-training: .venv/stamp
+	$(BIN)/pytest -q tests/test_walls.py tests/trainer
 
 test-slow: .venv/stamp
 	$(BIN)/pytest -q -m slow

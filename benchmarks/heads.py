@@ -14,8 +14,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import statistics
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -23,10 +21,10 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from benchmarks.process_tree import measure
+from benchmarks import budget
 from pipeline import cli
 from pipeline.errors import UserError
-from trainer import config as config_lib
+from trainer import curves
 
 NETWORKS = (
     "pspnet_resnet18",
@@ -107,47 +105,45 @@ def _plan(network: str, workdir: Path) -> Plan:
                 f"--workdir. Received: --minutes={_MINUTES.value:g}."
             )
         return plan
-    changes = [config_lib.parse_assignment(text) for text in _SET.value]
-    config = config_lib.override_all(config_lib.preset(network), changes)
-    command = [sys.executable, "-m", "benchmarks.keras_step", network, str(config.batch_size)]
-    command += [str(config.data.crop_size), "20", *_SET.value]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(f"{network} cannot be timed: {done.stderr.strip().splitlines()[-1]}")
-    measured = json.loads(done.stdout.strip().splitlines()[-1])
+    timing = budget.time_step(network, _SET.value)
     plan = Plan(
         cpu_minutes=_MINUTES.value,
-        steps=max(1, round(60 * _MINUTES.value / measured["step_cpu"])),
-        images_per_second=config.batch_size / measured["step"],
-        parameters=measured["parameters"],
-        gflops=measured["gflops"],
+        steps=max(1, round(60 * _MINUTES.value / timing.step_cpu)),
+        images_per_second=timing.images_per_second,
+        parameters=timing.parameters,
+        gflops=timing.gflops,
     )
     path.write_text(json.dumps(dataclasses.asdict(plan)))
     return plan
 
 
 def _run(network: str, seed: int, steps: int, data_dir: str, workdir: Path) -> Run:
-    """Trains and evaluates by the real commands, unless that was done before."""
+    """Trains by the real command, unless that was done before; it evaluates at its end."""
     folder = workdir / f"{network}-{seed}"
     done = folder / "run.json"
     if done.exists():
         return Run(**json.loads(done.read_text()))
-    where = [f"--data_dir={data_dir}", f"--model_dir={folder}"]
-    training = [f"--preset={network}", f"--seed={seed}", f"--steps={steps}", "--strategy=one"]
-    training += [f"--set=evaluate_every={steps}", *(f"--set={change}" for change in _SET.value)]
-    usage = measure([sys.executable, "-m", "trainer.task", *where, *training])
-    measure([sys.executable, "-m", "trainer.evaluate", *where, "--checkpoint=latest"])
-    evaluation = json.loads((folder / "evaluation-val.json").read_text())
-    run = Run(usage.cpu_seconds / 60, evaluation["mean_iou"], evaluation["pixel_accuracy"])
+    flags = [f"--seed={seed}", f"--steps={steps}", "--strategy=one"]
+    changes = [f"evaluate_every={steps}", *_SET.value]
+    usage = budget.train(network, data_dir, folder, *flags, changes=changes)
+    iou, accuracy = (
+        curves.read(str(folder), "validation", tag)[-1].value
+        for tag in ("mean_iou", "pixel_accuracy")
+    )
+    run = Run(usage.cpu_seconds / 60, iou, accuracy)
     done.write_text(json.dumps(dataclasses.asdict(run)))
     return run
 
 
 def table(plans: Mapping[str, Plan], runs: Mapping[str, Sequence[Run]]) -> str:
-    """One line a network, the best first; the spread is the standard deviation over the seeds."""
+    """One line a network, the best first.
+
+    The spread is the standard deviation over the seeds, whose own mIoUs follow.
+    """
     lines = [
         f"{'network':<24}{'parameters':>12}{'GFLOPs':>8}{'images/s':>10}{'steps':>7}"
         f"{'CPU min':>9}{'mIoU':>8}{'spread':>8}{'accuracy':>10}"
+        "  mIoU of each seed"
     ]
     for network in sorted(runs, key=lambda name: -_mean(runs[name], "mean_iou")):
         plan, done = plans[network], runs[network]
@@ -156,6 +152,7 @@ def table(plans: Mapping[str, Plan], runs: Mapping[str, Sequence[Run]]) -> str:
             f"{network:<24}{plan.parameters:>12,}{plan.gflops:>8.1f}"
             f"{plan.images_per_second:>10.1f}{plan.steps:>7,}{_mean(done, 'cpu_minutes'):>9.1f}"
             f"{_mean(done, 'mean_iou'):>8.3f}{spread:>8.3f}{_mean(done, 'pixel_accuracy'):>10.3f}"
+            f"  {' '.join(f'{run.mean_iou:.3f}' for run in done)}"
         )
     return "\n".join(lines)
 

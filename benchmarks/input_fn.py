@@ -10,8 +10,6 @@ are shown. CPU time is the figure to trust: it is what training on the same proc
 
 from __future__ import annotations
 
-import contextlib
-import io
 import statistics
 import tempfile
 import time
@@ -20,7 +18,8 @@ from collections.abc import Iterable, Mapping
 from absl import flags
 from tqdm import tqdm
 
-from pipeline import cli, synthesize
+from benchmarks.drawn_records import write_records
+from pipeline import cli
 from pipeline.options import Augmentation
 
 _DATA_DIR = flags.DEFINE_string(
@@ -37,17 +36,8 @@ _DRAWN_PAIRS, _DRAWN_SIZE = 320, 256
 
 def main(_: list[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
-        print(_compare(_DATA_DIR.value or _draw_records(folder)))
-
-
-def _draw_records(folder: str) -> str:
-    from pipeline import job
-
-    pairs, records = f"{folder}/pairs", f"{folder}/records"
-    synthesize.write_data_set(pairs, {"train": _DRAWN_PAIRS}, _DRAWN_SIZE, seed=0)
-    with contextlib.redirect_stdout(io.StringIO()):
-        job.run(job.JobOptions(pairs, records))
-    return records
+        drawn = {"train": _DRAWN_PAIRS}
+        print(_compare(_DATA_DIR.value or write_records(folder, drawn, _DRAWN_SIZE)))
 
 
 def _compare(data_dir: str) -> str:

@@ -28,11 +28,13 @@ class Usage:
       cpu_seconds: Of all its processes, user and system.
       peak_bytes: Most memory that all its processes held at once. What several share, as after a
         fork, counts once where the system tells it (Linux), and else is left out.
+      memory: The samples of that memory, as seconds since the epoch and bytes.
     """
 
     seconds: float
     cpu_seconds: float
     peak_bytes: int
+    memory: list[tuple[float, int]] = dataclasses.field(default_factory=list)
 
 
 def measure(command: Sequence[str]) -> Usage:
@@ -46,7 +48,7 @@ def measure(command: Sequence[str]) -> Usage:
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(command, cwd=_ROOT, stdout=said, stderr=said)
         try:
-            with _watching_memory(process.pid) as peak:
+            with _watching_memory(process.pid) as memory:
                 code = process.wait()
         finally:
             process.kill()
@@ -58,22 +60,24 @@ def measure(command: Sequence[str]) -> Usage:
             text = said.read().decode(errors="replace")
             raise RuntimeError(f"{' '.join(command)} ended with {code}: {text[-2000:]}")
     cpu_seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Usage(seconds, cpu_seconds, peak[0])
+    peak = max((held for _, held in memory), default=0)
+    return Usage(seconds, cpu_seconds, peak, memory)
 
 
 @contextlib.contextmanager
-def _watching_memory(pid: int) -> Iterator[list[int]]:
-    """Gives a list of one number, the peak, which is right when the block has ended."""
-    peak, ended = [0], threading.Event()
+def _watching_memory(pid: int) -> Iterator[list[tuple[float, int]]]:
+    """Gives the samples, which are all there when the block has ended."""
+    samples: list[tuple[float, int]] = []
+    ended = threading.Event()
 
     def watch() -> None:
         while not ended.wait(_SAMPLE_SECONDS):
-            peak[0] = max(peak[0], _tree_bytes(pid))
+            samples.append((time.time(), _tree_bytes(pid)))
 
     thread = threading.Thread(target=watch)
     thread.start()
     try:
-        yield peak
+        yield samples
     finally:
         ended.set()
         thread.join()

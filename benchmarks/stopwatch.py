@@ -35,22 +35,27 @@ def measure(function: Callable[[], object], at_least: float) -> Call:
     return Call(*map(statistics.median, zip(*calls, strict=True)))
 
 
+def peak_bytes() -> int:
+    """Most memory that this process held so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
 def report(parameters: int, forward: Call, step: Call, **more: float) -> None:
-    """Prints what a contender measured, and this process's peak memory, as a line of JSON.
+    """Prints what a contender measured, and its peak memory so far, as a line of JSON.
 
     Args:
       parameters: How many are trained.
       forward: A call of the inference.
       step: A training step.
-      **more: What else is known of the contender.
+      **more: What else is known of the contender; its ``peak_bytes``, if not those so far.
     """
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     measured = {
         "parameters": parameters,
         "forward": forward.seconds,
         "step": step.seconds,
         "step_cpu": step.cpu_seconds,
-        "peak_bytes": peak if sys.platform == "darwin" else peak * 1024,
+        "peak_bytes": peak_bytes(),
         **more,
     }
     print(json.dumps(measured))
