@@ -16,6 +16,7 @@ from model.deeplabv3 import deeplabv3
 from model.deeplabv3plus import deeplabv3plus
 from model.fcn import fcn8s, fcn32s
 from model.heads import convolutional_head
+from model.ladder import ladder
 from model.layers import BatchNormalization, ResizeLike
 from model.losses import ColorRegression, CrossEntropy, Objective
 from model.pspnet import pspnet
@@ -26,6 +27,7 @@ DECODERS: dict[str, Callable[..., Any]] = {
     "deeplabv3plus": deeplabv3plus,
     "fcn32s": fcn32s,
     "fcn8s": fcn8s,
+    "ladder": ladder,
     "pspnet": pspnet,
     "unet": unet,
 }
