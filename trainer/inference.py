@@ -36,8 +36,8 @@ class Inference:
     """Views of a photo whose scores are averaged; by default there is one, the photo itself.
 
     Windows are seen one after the other, so that a network needs no more memory for a large photo
-    than for a window. What grows with the photo are sums: 4 bytes for each class and pixel, once
-    at the photo's size and once at the scale's.
+    than for a window. What grows with the photo are sums: 4 bytes for each class and pixel, twice
+    at the photo's size and, where it is scaled, once more at the scale's.
 
     Attributes:
       scales: Of height and width, above 0 and at most 4. Photos are resized bilinearly
@@ -45,8 +45,8 @@ class Inference:
       flip: Whether what the network sees is shown to it mirrored, too.
       window: Side in pixels of the squares that a scaled photo is seen in; None for the whole
         photo. Sides that the photo does not have are cut to its own.
-      overlap: Share of a window's side, at least, that is in the next one too; in [0, 1). The
-        last window of a row or column ends where the photo ends.
+      overlap: Share of a window's side that is in the next one too, in [0, 1), rounded down to
+        pixels. The last window of a row or column ends where the photo ends, and overlaps more.
 
     Raises:
       InferenceError: Where a value is not as said above.

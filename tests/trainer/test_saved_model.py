@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from pipeline import dataset_info
+from pipeline import dataset_info, pairs
 from pipeline.palette import CITYSCAPES, IGNORE_LABEL, Palette
 from trainer import config as config_lib
 from trainer import pictures, run_folder, saved_model
@@ -191,6 +191,19 @@ def test_pixels_give_the_networks_classes(served, photos, network):
     assert served["by_pixels"].dtype == np.uint8
     expected = np.argmax(network(images.astype(np.float32)), axis=-1)
     np.testing.assert_array_equal(served["by_pixels"], expected)
+
+
+def test_real_photos_get_the_networks_classes(trained_run, network, real_pairs):
+    served = tf.saved_model.load(trained_run.saved_model).signatures["serving_default"]
+    found = sorted((real_pairs / "val").glob("*.jpg"))[:4]
+    photos = [pairs.split_pair(pairs.decode_image(f.read_bytes()), "left")[0] for f in found]
+    assert len(photos) == 4
+    data = [tf.io.encode_png(photo).numpy() for photo in photos]
+    answer = {name: value.numpy() for name, value in served(image_bytes=tf.constant(data)).items()}
+    for row, photo in enumerate(photos):
+        height, width, _ = photo.shape
+        expected = np.argmax(network(photo[np.newaxis].astype(np.float32))[0], axis=-1)
+        np.testing.assert_array_equal(answer["class_ids"][row, :height, :width], expected)
 
 
 def test_probabilities_are_the_networks(served, photos, network):
