@@ -53,6 +53,10 @@ class Network:
     objective: Objective
     backbone: keras.Model | None
 
+    def __call__(self, pixels: Any) -> Any:
+        """The classes' scores, float32 [B, H, W, K], of what `model` takes."""
+        return self.objective.scores(self.model(pixels, training=False))
+
     def for_inference(self) -> keras.Model:
         """The model without the outputs that serve training only; it shares the weights."""
         outputs = self.model.output.items()

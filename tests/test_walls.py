@@ -160,6 +160,8 @@ def test_packages_from_outside(module, allowed):
         ("trainer.sweep", set()),
         ("trainer.config", set()),
         ("trainer.config_flags", set()),
+        ("trainer.evaluate", set()),
+        ("trainer.inference_flags", set()),
         ("trainer.training", {"tensorflow", "keras"}),
         ("trainer.prediction", {"tensorflow", "keras"}),
     ],

@@ -1,21 +1,24 @@
-"""Runs a network over a split and counts."""
+"""Runs a network over a split and counts; what is said of the counts."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from etils import epath
 
 from model import metrics
 from model.confusion import confusion_matrix
-from model.networks import Network
 from pipeline.input_fn import Batch, RecordReader, evaluation_dataset
 from pipeline.palette import IGNORE_LABEL, Palette
-from trainer import distribution, progress, run_folder
+from trainer import distribution, pictures, progress, run_folder
+from trainer.inference import WHOLE_PHOTO, Inference, Scorer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,19 +68,22 @@ class Evaluator:
 
     Args:
       strategy: The strategy in whose scope the network was built.
-      network: The network.
+      scorer: The network.
       reader: The split.
       num_classes: Number of classes, K.
       global_batch_size: Examples of a step; made a multiple of the replicas.
+      inference: How it is shown the pictures; None for a network that sees each batch as it is,
+        which is then compiled with the counting, and the only one that several replicas take.
     """
 
     def __init__(
         self,
         strategy: tf.distribute.Strategy,
-        network: Network,
+        scorer: Scorer,
         reader: RecordReader,
         num_classes: int,
         global_batch_size: int,
+        inference: Inference | None = None,
     ) -> None:
         replicas = strategy.num_replicas_in_sync
         batch_size = -(-global_batch_size // replicas) * replicas
@@ -96,12 +102,11 @@ class Evaluator:
         )
         self._strategy = strategy
 
-        @tf.function
         def predict(images: tf.Tensor) -> tf.Tensor:
-            scores = network.objective.scores(network.model(images, training=False))
-            return tf.argmax(scores, axis=-1, output_type=tf.int32)
+            if inference is not None:
+                return inference.class_ids(scorer, images)
+            return tf.argmax(scorer(images), axis=-1, output_type=tf.int32)
 
-        @tf.function
         def count(batch: Any) -> tuple[tf.Tensor, tf.Tensor]:
             def replica_count(part: Batch) -> tuple[tf.Tensor, tf.Tensor]:
                 predictions = predict(part["image"])
@@ -112,6 +117,8 @@ class Evaluator:
             matrix = tf.add_n(strategy.experimental_local_results(matrices))
             return matrix, tf.concat(strategy.experimental_local_results(pictures), axis=0)
 
+        if inference is None:
+            predict, count = tf.function(predict), tf.function(count)
         self._predict = predict
         self._count: Callable[[Any], tuple[tf.Tensor, tf.Tensor]] = count
 
@@ -159,17 +166,57 @@ def _picture_counts(part: Batch, predictions: tf.Tensor) -> tf.Tensor:
     return tf.boolean_mask(tf.stack([part["index"], right, valid], axis=1), part["valid"])
 
 
+def evaluate(
+    scorer: Scorer,
+    palette: Palette,
+    source: str,
+    data_dir: str,
+    split: str,
+    batch_size: int,
+    inference: Inference = WHOLE_PHOTO,
+) -> Counts:
+    """Scores anything that gives scores on a split of records.
+
+    Args:
+      scorer: From a checkpoint, a SavedModel or another file.
+      palette: Its classes.
+      source: Where it is from.
+      data_dir: A records folder of these classes; not necessarily the one it was trained on.
+      split: The split's name.
+      batch_size: Examples of a step.
+      inference: How the pictures are shown to it.
+
+    Raises:
+      UserError: Where classes and records do not fit together.
+    """
+    reader = RecordReader(data_dir, split)
+    if palette.entries != reader.info.palette.entries:
+        raise run_folder.RunError(
+            f"The records in {data_dir!r} have other classes than what is in {source!r}."
+        )
+    evaluator = Evaluator(
+        tf.distribute.get_strategy(), scorer, reader, palette.num_classes, batch_size, inference
+    )
+    return evaluator.count()
+
+
 def evaluate_run(
-    data_dir: str, model_dir: str, split: str, checkpoint: str, batch_size: int
+    data_dir: str,
+    model_dir: str,
+    split: str,
+    checkpoint: str,
+    batch_size: int,
+    inference: Inference = WHOLE_PHOTO,
 ) -> tuple[int, np.ndarray, Palette]:
     """Scores a checkpoint of a run on a split of records.
 
     Args:
-      data_dir: A records folder of the run's classes; not necessarily the one it trained on.
+      data_dir: See `evaluate`.
       model_dir: The run's folder.
       split: The split's name.
       checkpoint: ``best`` or ``latest``.
       batch_size: Examples of a step.
+      inference: How the pictures are shown to the network.
 
     Returns:
       The checkpoint's step, the confusion matrix int64 [K, K], and the classes.
@@ -177,22 +224,13 @@ def evaluate_run(
     Raises:
       UserError: Where run, records and checkpoint do not fit together.
     """
-    reader = RecordReader(data_dir, split)
     config, info = run_folder.load(model_dir)
-    if info.palette.entries != reader.info.palette.entries:
-        raise run_folder.RunError(
-            f"The records in {data_dir!r} have other classes than the run in {model_dir!r}."
-        )
     network = run_folder.build_network(config, info)
     step = run_folder.restore_model(network.model, model_dir, checkpoint)
-    evaluator = Evaluator(
-        tf.distribute.get_strategy(),
-        network,
-        reader,
-        info.palette.num_classes,
-        batch_size,
+    counts = evaluate(
+        tf.function(network), info.palette, model_dir, data_dir, split, batch_size, inference
     )
-    return step, evaluator.confusion(), info.palette
+    return step, counts.matrix, info.palette
 
 
 def summarize(matrix: np.ndarray, palette: Palette) -> dict[str, Any]:
@@ -229,3 +267,26 @@ def table(matrix: np.ndarray, palette: Palette) -> str:
         absent = ", ".join(summary["absent_classes"])
         lines.append(f"Left out of the mean, in neither truth nor prediction: {absent}.")
     return "\n".join(lines)
+
+
+def write(
+    folder: str, split: str, matrix: np.ndarray, palette: Palette, about: Mapping[str, Any]
+) -> str:
+    """Writes ``evaluation-SPLIT.json`` and ``.png``: the figures, and the matrix as a picture.
+
+    Args:
+      folder: Made where it is not there.
+      split: Name of what was evaluated.
+      matrix: The confusion matrix, int64 [K, K].
+      palette: The classes.
+      about: What else the figures are to carry: what was evaluated, and how.
+
+    Returns:
+      The path without its suffix.
+    """
+    os.makedirs(folder, exist_ok=True)
+    path = os.path.join(folder, f"evaluation-{split}")
+    result = {**about, **summarize(matrix, palette), "confusion_matrix": matrix.tolist()}
+    run_folder.write_whole(epath.Path(f"{path}.json"), json.dumps(result, indent=2))
+    pictures.write_png(f"{path}.png", pictures.confusion_picture(matrix, palette.class_names))
+    return path

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
 from pipeline.palette import Palette
+from pipeline.records import encode_image
+
+PHOTO_SHARE = 0.45
+"""Of an overlay's levels; the rest are the classes' colours."""
 
 
 def strip(panels: Sequence[np.ndarray], gap: int = 4) -> np.ndarray:
@@ -37,7 +42,7 @@ def overlay(photo: np.ndarray, labels: np.ndarray, palette: Palette) -> np.ndarr
     Returns:
       uint8 [H, W, 3].
     """
-    return cv2.addWeighted(photo, 0.45, palette.colorize(labels), 0.55, 0.0)
+    return cv2.addWeighted(photo, PHOTO_SHARE, palette.colorize(labels), 1 - PHOTO_SHARE, 0.0)
 
 
 def with_legend(picture: np.ndarray, labels: np.ndarray, palette: Palette) -> np.ndarray:
@@ -108,3 +113,20 @@ def confusion_picture(matrix: np.ndarray, class_names: Sequence[str]) -> np.ndar
     figure.colorbar(image, ax=axes, label="share of the true class", fraction=0.046)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def write_png(path: str, pixels: np.ndarray) -> None:
+    """Writes a picture that appears whole or not at all.
+
+    Args:
+      path: Of the file.
+      pixels: uint8 [H, W, 3] RGB, or [H, W].
+
+    Raises:
+      OSError: Where it cannot be written.
+    """
+    if pixels.ndim == 3:
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+    with open(path + ".tmp", "wb") as file:
+        file.write(encode_image(".png", pixels))
+    os.replace(path + ".tmp", path)

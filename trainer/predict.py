@@ -8,7 +8,9 @@ from __future__ import annotations
 from absl import flags
 
 from pipeline import cli
+from trainer import inference_flags
 
+flags.adopt_module_key_flags(inference_flags)  # --help shows them too.
 _SAVED_MODEL = flags.DEFINE_string("saved_model", None, "Folder of a SavedModel of trainer.export.")
 _INPUT = flags.DEFINE_string("input", None, "A photo, or a folder of photos.")
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder to write to; must be new or empty.")
@@ -20,7 +22,7 @@ _LIMIT = flags.DEFINE_integer("limit", None, "Only so many photos.", lower_bound
 
 def main(_: list[str]) -> None:
     saved_model, source = cli.require(_SAVED_MODEL), cli.require(_INPUT)
-    output_dir = cli.require(_OUTPUT_DIR)
+    output_dir, inference = cli.require(_OUTPUT_DIR), inference_flags.options()
     from trainer.startup import start_tensorflow
 
     start_tensorflow()
@@ -29,7 +31,7 @@ def main(_: list[str]) -> None:
 
     with tensorflow_errors():
         done, bad = prediction.predict_folder(
-            saved_model, source, output_dir, pairs_side=_PAIRS.value, limit=_LIMIT.value
+            saved_model, source, output_dir, _PAIRS.value, _LIMIT.value, inference
         )
     print(f"{done} photos labelled: {output_dir}/*_overlay.png to look at, *_ids.png to use.")
     if bad:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable
 
-import cv2
 import numpy as np
-import tensorflow as tf
 from tqdm import tqdm
 
 from pipeline import pairs
 from pipeline.errors import UserError
 from pipeline.palette import Palette
-from pipeline.records import encode_image
 from trainer import pictures
-from trainer.saved_model import PALETTE_ASSET
+from trainer.inference import WHOLE_PHOTO, Inference
+from trainer.saved_model import load
 
 _PHOTO_MODES = ("RGB", "P", "L")
 
@@ -25,38 +22,27 @@ Predictor = Callable[[np.ndarray], np.ndarray]
 
 
 class PredictionError(UserError):
-    """Photos, a SavedModel or an output folder that cannot be used."""
+    """Photos or an output folder that cannot be used."""
 
 
-def load_saved_model(folder: str) -> tuple[Predictor, Palette]:
+def load_saved_model(folder: str, inference: Inference = WHOLE_PHOTO) -> tuple[Predictor, Palette]:
     """Loads an exported network.
 
     Args:
       folder: ``RUN/export/N``.
+      inference: How photos are shown to it.
 
     Returns:
       A function from a photo, uint8 [H, W, 3], to class ids, uint8 [H, W]; and the palette.
 
     Raises:
-      PredictionError: Where the folder holds no SavedModel of ours.
+      RunError: Where the folder holds no SavedModel of ours.
     """
-    asset = os.path.join(folder, "assets", PALETTE_ASSET)
-    try:
-        with open(asset, encoding="utf-8") as file:
-            palette = Palette.from_dict(json.load(file))
-        module = tf.saved_model.load(folder)
-        signature = module.signatures["from_images"]
-    except (OSError, ValueError, KeyError, UserError, tf.errors.OpError) as error:
-        reason = str(error).partition("\n")[0]
-        raise PredictionError(
-            f"--saved_model {folder!r} is no SavedModel of trainer.export: {reason}. Name a folder "
-            "such as RUN/export/3000."
-        ) from error
+    scorer, palette = load(folder)
 
     def predict(photo: np.ndarray) -> np.ndarray:
-        # The module must live as long as its signature is called.
-        assert module is not None
-        return signature(images=tf.constant(photo[np.newaxis]))["class_ids"][0].numpy()
+        pixels = photo[np.newaxis].astype(np.float32)
+        return inference.class_ids(scorer, pixels)[0].numpy().astype(np.uint8)
 
     return predict, palette
 
@@ -67,6 +53,7 @@ def predict_folder(
     output_dir: str,
     pairs_side: str | None = None,
     limit: int | None = None,
+    inference: Inference = WHOLE_PHOTO,
 ) -> tuple[int, list[str]]:
     """Labels every photo of a folder.
 
@@ -79,19 +66,21 @@ def predict_folder(
       output_dir: A folder that is new or empty.
       pairs_side: Where the photo is, if the files are pairs: ``left`` or ``right``.
       limit: Only so many photos.
+      inference: How photos are shown to the network.
 
     Returns:
       How many were labelled; and for each that could not be, its name and the reason.
 
     Raises:
       PredictionError: Where `source` has no photos or `output_dir` is in use.
+      RunError: Where `saved_model` is no SavedModel of ours.
     """
     paths = _photos(source)[:limit]
     if os.path.exists(output_dir) and (not os.path.isdir(output_dir) or os.listdir(output_dir)):
         raise PredictionError(
             f"--output_dir {output_dir!r} is not an empty folder: name another one."
         )
-    predict, palette = load_saved_model(saved_model)
+    predict, palette = load_saved_model(saved_model, inference)
     os.makedirs(output_dir, exist_ok=True)
     bad = []
     for path in tqdm(paths, unit="photo", desc="predict", disable=not sys.stderr.isatty()):
@@ -102,10 +91,10 @@ def predict_folder(
             continue
         labels = predict(photo)
         name = os.path.join(output_dir, os.path.splitext(os.path.basename(path))[0])
-        _write_png(f"{name}_ids.png", labels)
+        pictures.write_png(f"{name}_ids.png", labels)
         panels = pictures.strip([photo, pictures.overlay(photo, labels, palette)])
         picture = pictures.with_legend(panels, labels, palette)
-        _write_png(f"{name}_overlay.png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        pictures.write_png(f"{name}_overlay.png", picture)
     return len(paths) - len(bad), bad
 
 
@@ -138,9 +127,3 @@ def _read_photo(path: str, pairs_side: str | None) -> np.ndarray:
     if pairs_side is None:
         return pairs.decode_image(data, _PHOTO_MODES, apply_orientation=True)
     return pairs.split_pair(pairs.decode_image(data), pairs_side)[0]
-
-
-def _write_png(path: str, pixels: np.ndarray) -> None:
-    with open(path + ".tmp", "wb") as file:
-        file.write(encode_image(".png", pixels))
-    os.replace(path + ".tmp", path)

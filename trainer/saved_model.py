@@ -1,23 +1,30 @@
-"""SavedModels that need none of this code: bytes or pixels in, class ids out."""
+"""SavedModels that need none of this code: bytes or pixels in, class ids or pictures out."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
+from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from model.losses import Objective
+from model.networks import Network
+from pipeline.dataset_info import DatasetInfo
+from pipeline.errors import UserError
 from pipeline.palette import IGNORE_LABEL, Palette
-from trainer import run_folder
+from trainer import image_bytes, run_folder
 from trainer.config import Config
+from trainer.inference import Scorer
+from trainer.pictures import PHOTO_SHARE
 
 PALETTE_ASSET = "palette.json"
 CONFIG_ASSET = "config.json"
+PREPROCESSING_ASSET = "preprocessing.json"
 GRAPH_FILE = "saved_model.pb"
 
 
@@ -30,42 +37,89 @@ class ServingModule(tf.Module):
 
     ``from_images``: ``images`` uint8 [B, H, W, 3] RGB -> ``class_ids`` uint8 [B, H, W].
 
+    ``probabilities``: the same ``images`` -> ``probabilities`` float32 [B, H, W, K], which of the
+    article's network are scores of another kind.
+
+    ``overlay``: ``image_bytes`` as above -> ``overlay_bytes`` string [B], a PNG each: the photo,
+    tinted as `pictures.overlay` does, to a level.
+
+    Beside the signatures stands the function ``scores``, from pixels, float32 [B, H, W, 3], to
+    float32 [B, H, W, K]. Bytes that are no image, are broken or too large are an
+    InvalidArgumentError of the request that they are in.
+
     Args:
-      model: From pixels to outputs.
-      objective: How outputs are read.
+      network: What to serve.
+      palette: Its classes.
       assets: Files to carry along.
     """
 
-    def __init__(self, model: keras.Model, objective: Objective, assets: list[str]) -> None:
+    def __init__(self, network: Network, palette: Palette, assets: list[str]) -> None:
         super().__init__()
+        served = dataclasses.replace(network, model=network.for_inference())
         # The variables alone: with the Keras model attached the file would be twice as large.
-        self._state = run_folder.model_state(model)
+        self._state = run_folder.model_state(served.model)
+        self._network = lambda pixels: served(pixels)
         self._assets = [tf.saved_model.Asset(path) for path in assets]
-        self._model = lambda pixels: model(pixels, training=False)
-        self._objective = objective
+        self._class_colors = palette.class_colors.astype(np.float32)
+
+    @property
+    def signatures(self) -> dict[str, Any]:
+        """By the names that they are served under."""
+        return {
+            "serving_default": self.from_bytes,
+            "from_images": self.from_images,
+            "probabilities": self.probabilities,
+            "overlay": self.overlay,
+        }
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.float32, "pixels")])
+    def scores(self, pixels: tf.Tensor) -> tf.Tensor:
+        return self._network(pixels)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, "images")])
+    def probabilities(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"probabilities": self.scores(tf.cast(images, tf.float32))}
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, "images")])
     def from_images(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        scores = self._objective.scores(self._model(tf.cast(images, tf.float32)))
+        scores = self.scores(tf.cast(images, tf.float32))
         return {"class_ids": tf.cast(tf.argmax(scores, axis=-1), tf.uint8)}
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
     def from_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        def class_ids(data: tf.Tensor) -> tf.RaggedTensor:
-            # Despite its name it reads PNG too, and it decodes JPEG as the records are decoded.
-            image = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
-            return tf.RaggedTensor.from_tensor(self.from_images(image[tf.newaxis])["class_ids"][0])
-
-        ragged = tf.map_fn(
-            class_ids,
+        ragged = self._each(
+            lambda _, class_ids: tf.RaggedTensor.from_tensor(class_ids),
             image_bytes,
-            fn_output_signature=tf.RaggedTensorSpec([None, None], tf.uint8, ragged_rank=1),
+            tf.RaggedTensorSpec([None, None], tf.uint8, ragged_rank=1),
         )
         return {
             "class_ids": ragged.to_tensor(tf.constant(IGNORE_LABEL, tf.uint8)),
             "height": tf.cast(ragged.row_lengths(axis=1), tf.int32),
             "width": tf.cast(tf.reduce_max(ragged.row_lengths(axis=2), axis=1), tf.int32),
         }
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
+    def overlay(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        def png(photo: tf.Tensor, class_ids: tf.Tensor) -> tf.Tensor:
+            colors = tf.gather(self._class_colors, tf.cast(class_ids, tf.int32))
+            levels = PHOTO_SHARE * tf.cast(photo, tf.float32) + (1 - PHOTO_SHARE) * colors
+            return tf.io.encode_png(tf.cast(tf.round(levels), tf.uint8))
+
+        pngs = self._each(png, image_bytes, tf.TensorSpec([], tf.string))
+        # TensorFlow Serving hands out as binary what has this ending.
+        return {"overlay_bytes": pngs}
+
+    def _each(self, function: Callable[..., Any], encoded: tf.Tensor, spec: Any) -> Any:
+        """Stacks what the function makes of each photo, uint8 [H, W, 3], and its classes."""
+
+        def of_one(item: tuple[tf.Tensor, tf.Tensor]) -> Any:
+            place, data = item
+            photo = image_bytes.decode(data, place)
+            return function(photo, self.from_images(photo[tf.newaxis])["class_ids"][0])
+
+        places = tf.range(tf.size(encoded))
+        # One after the other: side by side they would need the memory of several.
+        return tf.map_fn(of_one, (places, encoded), fn_output_signature=spec, parallel_iterations=1)
 
 
 def export(model_dir: str, checkpoint: str) -> str:
@@ -89,14 +143,10 @@ def export(model_dir: str, checkpoint: str) -> str:
     # Serving takes only numbers for versions, so that it does not look at the temporary folder.
     temporary = tempfile.mkdtemp(prefix="incomplete-", dir=versions)
     try:
-        assets = _write_assets(temporary, config, info.palette)
+        assets = _write_assets(temporary, config, info)
         saved = os.path.join(temporary, "model")
-        module = ServingModule(network.for_inference(), network.objective, assets)
-        tf.saved_model.save(
-            module,
-            saved,
-            signatures={"serving_default": module.from_bytes, "from_images": module.from_images},
-        )
+        module = ServingModule(network, info.palette, assets)
+        tf.saved_model.save(module, saved, signatures=module.signatures)
         target = os.path.join(versions, str(step))
         shutil.rmtree(target, ignore_errors=True)
         os.rename(saved, target)
@@ -107,6 +157,36 @@ def export(model_dir: str, checkpoint: str) -> str:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return target
+
+
+def load(folder: str) -> tuple[Scorer, Palette]:
+    """Loads an exported network.
+
+    Args:
+      folder: ``RUN/export/N``.
+
+    Returns:
+      Its function ``scores``, and its classes.
+
+    Raises:
+      RunError: Where the folder is damaged, or no SavedModel of ours.
+    """
+    try:
+        palette = Palette.from_dict(json.loads(_read_asset(folder, PALETTE_ASSET)))
+        module = tf.saved_model.load(folder)
+        scores = module.scores
+    except (OSError, ValueError, AttributeError, UserError, tf.errors.OpError) as error:
+        raise run_folder.RunError(
+            f"--saved_model {folder!r} is no SavedModel of trainer.export: "
+            f"{run_folder.reason(error)}. Name a folder such as RUN/export/3000."
+        ) from error
+
+    def scorer(pixels: Any) -> tf.Tensor:
+        # The module must live as long as its function is called.
+        assert module is not None
+        return scores(tf.convert_to_tensor(pixels))
+
+    return scorer, palette
 
 
 def read(folder: str) -> tuple[Config, Palette, dict[str, np.ndarray]]:
@@ -124,12 +204,8 @@ def read(folder: str) -> tuple[Config, Palette, dict[str, np.ndarray]]:
       UserError: Where it is a later version's, with what is not known here.
     """
     try:
-        texts = {}
-        for name in (CONFIG_ASSET, PALETTE_ASSET):
-            with open(os.path.join(folder, "assets", name), encoding="utf-8") as file:
-                texts[name] = file.read()
-        config = Config.from_json(texts[CONFIG_ASSET], CONFIG_ASSET)
-        palette = Palette.from_dict(json.loads(texts[PALETTE_ASSET]))
+        config = Config.from_json(_read_asset(folder, CONFIG_ASSET), CONFIG_ASSET)
+        palette = Palette.from_dict(json.loads(_read_asset(folder, PALETTE_ASSET)))
         state = tf.saved_model.load(folder)._state
     except (OSError, ValueError, AttributeError, IndexError, tf.errors.OpError) as error:
         raise run_folder.RunError(
@@ -141,8 +217,38 @@ def read(folder: str) -> tuple[Config, Palette, dict[str, np.ndarray]]:
     return config, palette, weights
 
 
-def _write_assets(folder: str, config: Config, palette: Palette) -> list[str]:
-    texts = {PALETTE_ASSET: json.dumps(palette.to_dict()), CONFIG_ASSET: config.to_json()}
+def _read_asset(folder: str, name: str) -> str:
+    with open(os.path.join(folder, "assets", name), encoding="utf-8") as file:
+        return file.read()
+
+
+def _preprocessing(info: DatasetInfo) -> dict[str, Any]:
+    """What the graph takes and does to it, for those who feed it in other languages."""
+    return {
+        "image_bytes": {
+            "formats": ["JPEG", "PNG"],
+            "max_pixels": image_bytes.MAX_PIXELS,
+            "exif_orientation": "not applied",
+            "jpeg_dct_method": "INTEGER_ACCURATE",
+        },
+        "images": {
+            "shape": ["batch", "height", "width", "RGB"],
+            "dtype": "uint8",
+            "levels": [0, 255],
+            "resized": False,
+            "normalized": "in the graph",
+        },
+        "training_levels": {"mean": info.mean, "standard_deviation": info.std},
+        "class_ids": {"void": IGNORE_LABEL, "beyond_a_photo_in_a_batch": IGNORE_LABEL},
+    }
+
+
+def _write_assets(folder: str, config: Config, info: DatasetInfo) -> list[str]:
+    texts = {
+        PALETTE_ASSET: json.dumps(info.palette.to_dict()),
+        CONFIG_ASSET: config.to_json(),
+        PREPROCESSING_ASSET: json.dumps(_preprocessing(info), indent=2),
+    }
     paths = []
     for name, text in texts.items():
         paths.append(os.path.join(folder, name))

@@ -210,6 +210,22 @@ def test_a_slip_in_the_flags_of_training(folders, run_command, flags, code, part
         ("evaluate", "--data_dir={records}", 1, ["--model_dir is missing"]),
         ("evaluate", "--checkpoint=first", 2, ["--checkpoint=first", "best", "latest"]),
         ("evaluate", GOOD + "--batch_size=0", 2, ["--batch_size=0"]),
+        ("evaluate", GOOD + "--scales=1,half", 1, ["--scales takes numbers", "Received: 1,half."]),
+        ("evaluate", GOOD + "--scales=1,9", 1, ["--scales", "up to 4", "Received: 1.0,9.0."]),
+        ("evaluate", GOOD + "--window=0", 2, ["--window=0"]),
+        (
+            "evaluate",
+            GOOD + "--saved_model={run}/export/1",
+            1,
+            ["--model_dir and --saved_model", "give one of them"],
+        ),
+        ("evaluate", "--data_dir={records} --litert=x.tflite", 1, ["--output_dir is missing"]),
+        (
+            "evaluate",
+            "--data_dir={records} --saved_model=x --checkpoint=latest",
+            1,
+            ["--model_dir, which is not given", "--checkpoint=latest"],
+        ),
         ("export", "", 1, ["--model_dir is missing"]),
         ("import_weights", GOOD, 1, ["--weights is missing"]),
         (
@@ -404,17 +420,39 @@ def test_evaluate_export_and_predict(long_commands, records_dir, pairs_dir, run_
     last = trained.repeated.stderr.rstrip().splitlines()[-1]
     assert last.startswith("step 40 of 40:")
     assert f"mIoU {figures['mean_iou']:.3f}" in last
-    assert sorted(path.name for path in run.glob("*.json*")) == [
-        "config.json", "evaluation-val.json", "records_info.json",
+    assert figures["inference"] == {
+        "scales": [1.0], "flip": False, "window": None, "overlap": 1 / 3,
+    }  # fmt: skip
+    assert sorted(path.name for path in run.iterdir() if path.is_file()) == [
+        "config.json", "evaluation-val.json", "evaluation-val.png", "records_info.json",
     ]  # fmt: skip
 
     assert (exported.returncode, exported.stderr) == (0, "")
     assert exported.stdout == f"SavedModel: {run / 'export' / '40'}\n"
 
-    predicted = run_command(
-        "trainer.predict", f"--saved_model={run / 'export' / '40'}", "--pairs=left",
-        f"--input={pairs_dir / 'val'}", f"--output_dir={tmp_path / 'predictions'}", "--limit=3",
-    )  # fmt: skip
+    version, how = run / "export" / "40", ["--scales=0.75,1", "--flip", "--window=48"]
+    with ThreadPoolExecutor(2) as pool:
+        predicted = pool.submit(
+            run_command, "trainer.predict", f"--saved_model={version}", "--pairs=left",
+            f"--input={pairs_dir / 'val'}", f"--output_dir={tmp_path / 'predictions'}",
+            "--limit=3", *how,
+        ).result  # fmt: skip
+        evaluated = pool.submit(
+            run_command, "trainer.evaluate", f"--data_dir={records_dir}",
+            f"--saved_model={version}", f"--output_dir={tmp_path / 'figures'}", *how,
+        ).result  # fmt: skip
+        predicted, evaluated = predicted(), evaluated()
+    assert (evaluated.returncode, evaluated.stderr) == (0, "")
+    path = tmp_path / "figures" / "evaluation-val"
+    assert evaluated.stdout.endswith(f"{version}. Figures: {path}.json, {path}.png\n")
+    otherwise = json.loads(path.with_suffix(".json").read_text())
+    assert otherwise["file"] == str(version)
+    assert otherwise["inference"] == {
+        "scales": [0.75, 1.0], "flip": True, "window": 48, "overlap": 1 / 3,
+    }  # fmt: skip
+    matrix = np.array(otherwise["confusion_matrix"])
+    np.testing.assert_array_equal(matrix.sum(axis=1), info.splits["val"].class_pixels)
+    assert otherwise["mean_iou"] != figures["mean_iou"]
     assert (predicted.returncode, predicted.stderr) == (0, "")
     assert "3 photos labelled" in predicted.stdout
     for index in (1, 2, 3):

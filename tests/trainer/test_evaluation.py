@@ -15,8 +15,9 @@ from model import metrics
 from pipeline import dataset_info, street, synthesize
 from pipeline.input_fn import RecordReader
 from pipeline.palette import CITYSCAPES, IGNORE_LABEL
-from trainer import distribution, evaluation, run_folder
+from trainer import distribution, evaluation, pictures, run_folder, saved_model
 from trainer.evaluation import Counts, Evaluator
+from trainer.inference import WHOLE_PHOTO, Inference
 from trainer.run_folder import RunError
 
 SIZES = [(64, 64), (64, 48), (50, 64), (33, 41), (64, 64)]
@@ -133,6 +134,43 @@ def test_the_count_of_training_is_the_count_of_evaluation(trained_run, records_d
     assert step == 40
     assert palette == CITYSCAPES
     assert_same_counts(matrix, trained_run.matrix)
+
+
+@pytest.mark.parametrize(
+    ("records", "options"),
+    [
+        ("records_dir", WHOLE_PHOTO),
+        ("mixed_records", Inference(scales=(0.75, 1.0), flip=True, window=40)),
+    ],
+)
+def test_a_saved_model_scores_as_its_checkpoint(trained_run, records, options, request):
+    folder = str(request.getfixturevalue(records))
+    step, expected, palette = evaluation.evaluate_run(
+        folder, str(trained_run.folder), "val", "latest", 3, options
+    )
+    source = trained_run.saved_model
+    assert source.endswith(f"/{step}")
+    scorer, classes = saved_model.load(source)
+    assert classes == palette
+    counts = evaluation.evaluate(scorer, classes, source, folder, "val", 2, options)
+    assert_same_counts(counts.matrix, expected)
+    assert counts.pictures[:, 1].sum() == expected.sum()
+
+
+def test_any_function_of_pixels_is_scored(records_dir):
+    """A network of numpy, shown the photos mirrored as well; the count is made by hand."""
+    options = Inference(flip=True)
+
+    def by_red(pixels):
+        return np.eye(19, dtype=np.float32)[np.asarray(pixels)[..., 0].astype(int) // 16]
+
+    palette = dataset_info.load_info(str(records_dir)).palette
+    counts = evaluation.evaluate(by_red, palette, "x", str(records_dir), "val", 3, options)
+    expected = np.zeros((19, 19), np.int64)
+    for _, photo, labels in decoded_records(records_dir, "val"):
+        valid = labels != IGNORE_LABEL
+        np.add.at(expected, (labels[valid], photo[valid][:, 0] // 16), 1)
+    np.testing.assert_array_equal(counts.matrix, expected)
 
 
 def test_the_best_checkpoint_is_the_one_that_scored_best(trained_run, records_dir, scalars):
@@ -273,3 +311,16 @@ def test_nothing_is_said_of_absent_classes_where_there_are_none():
     table = evaluation.table(np.ones((19, 19), np.int64), CITYSCAPES)
     assert "Left out" not in table
     assert len({len(line) for line in table.splitlines()[:20]}) == 1  # columns are aligned
+
+
+def test_what_is_written_is_the_figures_and_a_picture(tmp_path):
+    matrix = matrix_of_three()
+    path = evaluation.write(str(tmp_path / "new"), "val", matrix, CITYSCAPES, {"file": "x"})
+    written = sorted(path.name for path in (tmp_path / "new").iterdir())
+    assert written == ["evaluation-val.json", "evaluation-val.png"]
+    figures = json.loads((tmp_path / "new" / "evaluation-val.json").read_text())
+    assert figures.pop("confusion_matrix") == matrix.tolist()
+    assert figures == {"file": "x", **evaluation.summarize(matrix, CITYSCAPES)}
+    picture = cv2.cvtColor(cv2.imread(f"{path}.png"), cv2.COLOR_BGR2RGB)
+    expected = pictures.confusion_picture(matrix, CITYSCAPES.class_names)
+    np.testing.assert_array_equal(picture, expected)

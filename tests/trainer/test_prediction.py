@@ -9,8 +9,10 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from pipeline.palette import CITYSCAPES
-from trainer import prediction
+from trainer import prediction, saved_model
+from trainer.inference import Inference
 from trainer.prediction import PredictionError
+from trainer.run_folder import RunError
 
 
 @pytest.fixture
@@ -55,6 +57,17 @@ def test_ids_are_the_signatures_answer_at_the_photos_size(trained_run, photos, t
         assert ids.shape == photo.shape[:2]
         np.testing.assert_array_equal(ids, answer_of(trained_run, photo))
     assert len(np.unique(ids_of(output, "a"))) > 1
+
+
+def test_photos_are_shown_as_the_options_say(trained_run, photos, tmp_path):
+    options = Inference(scales=(0.75, 1.25), flip=True, window=40)
+    predict(trained_run, photos, tmp_path / "output", inference=options)
+    scorer, _ = saved_model.load(trained_run.saved_model)
+    for stem, name in (("a", "a.jpg"), ("b", "b.PNG")):
+        photo, ids = rgb(photos / name), ids_of(tmp_path / "output", stem)
+        scores = options.scores(scorer, photo[np.newaxis].astype(np.float32))[0]
+        np.testing.assert_array_equal(ids, np.argmax(scores, axis=-1))
+        assert (ids != answer_of(trained_run, photo)).any()
 
 
 def test_the_overlay_shows_photo_classes_and_legend(trained_run, photos, tmp_path):
@@ -215,7 +228,7 @@ def with_another_signature(folder):
 def test_what_is_no_saved_model_is_named(trained_run, photos, tmp_path, damage):
     folder = shutil.copytree(trained_run.saved_model, tmp_path / "7")
     damage(folder)
-    with pytest.raises(PredictionError) as caught:
+    with pytest.raises(RunError) as caught:
         prediction.predict_folder(str(folder), str(photos), str(tmp_path / "output"))
     message = str(caught.value)
     assert f"--saved_model {str(folder)!r} is no SavedModel of trainer.export: " in message

@@ -1,19 +1,23 @@
 """SavedModels in a process that has TensorFlow and nothing of ours."""
 
+import io
 import json
 import shutil
+import struct
 import subprocess
 import sys
+import zlib
 
 import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
-from pipeline import dataset_info
+from pipeline import dataset_info, pairs
 from pipeline.palette import CITYSCAPES, IGNORE_LABEL, Palette
 from trainer import config as config_lib
-from trainer import run_folder, saved_model
+from trainer import pictures, run_folder, saved_model
 from trainer.config import Config
 from trainer.run_folder import RunError
 
@@ -39,11 +43,15 @@ def answer(names):
 
 names = sorted(path.name for path in photos.iterdir() if path.stem.startswith("good"))
 alone = {name: answer([name]) for name in names}
-try:
-    answer([names[0], "broken.jpg"])
-    refused = ""
-except tf.errors.InvalidArgumentError as error:
-    refused = str(error)
+refused = {}
+for path in photos.iterdir():
+    if path.stem.startswith("bad"):
+        for signature in ("serving_default", "overlay"):
+            data = [(photos / names[0]).read_bytes(), path.read_bytes()]
+            try:
+                module.signatures[signature](image_bytes=tf.constant(data))
+            except tf.errors.InvalidArgumentError as error:
+                refused[f"{signature} {path.name}"] = str(error)
 after = answer(names)
 for key, value in after.items():
     np.save(answers / f"{key}.npy", value)
@@ -54,6 +62,12 @@ for key, value in after.items():
 images = np.load(photos / "images.npy")
 by_pixels = module.signatures["from_images"](images=tf.constant(images))["class_ids"]
 np.save(answers / "by_pixels.npy", by_pixels.numpy())
+probabilities = module.signatures["probabilities"](images=tf.constant(images))["probabilities"]
+np.save(answers / "probabilities.npy", probabilities.numpy())
+data = [(photos / name).read_bytes() for name in names]
+pngs = module.signatures["overlay"](image_bytes=tf.constant(data))["overlay_bytes"].numpy()
+for name, png in zip(names, pngs):
+    (answers / f"{name}.overlay").write_bytes(png)
 dtypes = {key: str(value.dtype) for key, value in after.items()}
 report = {"names": names, "refused": refused, "dtypes": dtypes}
 report["ours"] = sorted({name.partition(".")[0] for name in sys.modules} & forbidden)
@@ -69,9 +83,22 @@ def network(trained_run):
     return lambda pixels: network.objective.scores(network.model(pixels, training=False)).numpy()
 
 
+def png(width, height):
+    """The beginning of a PNG that says its size, and pixels that do not follow."""
+    header = struct.pack(">4sIIBBBBB", b"IHDR", width, height, 8, 2, 0, 0, 0)
+    checksum = struct.pack(">I", zlib.crc32(header))
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + checksum
+
+
+def jpeg_of_size(data, width, height):
+    """The same JPEG with another size in its header."""
+    start = data.index(b"\xff\xc0") + 5
+    return data[:start] + struct.pack(">HH", height, width) + data[start + 4 :]
+
+
 @pytest.fixture(scope="module")
 def photos(pairs_dir, tmp_path_factory):
-    """JPEGs and PNGs of several, odd sizes; one broken; and a batch of pixels."""
+    """JPEGs and PNGs of several, odd sizes; what is to be refused; and a batch of pixels."""
     folder = tmp_path_factory.mktemp("photos")
     scenes = [cv2.imread(str(pairs_dir / "val" / f"{i}.jpg"))[:, :64] for i in (1, 2, 3)]
     gray = cv2.cvtColor(scenes[0], cv2.COLOR_BGR2GRAY)
@@ -85,7 +112,25 @@ def photos(pairs_dir, tmp_path_factory):
     }
     for name, pixels in files.items():
         assert cv2.imwrite(str(folder / name), pixels)
-    (folder / "broken.jpg").write_bytes((folder / "good1.jpg").read_bytes()[:200])
+    jpeg = (folder / "good1.jpg").read_bytes()
+    gif = io.BytesIO()
+    Image.fromarray(scenes[0]).save(gif, format="GIF")
+    bad = {
+        "header.jpg": jpeg[:200],
+        "half.jpg": jpeg[: len(jpeg) // 2],
+        "half.png": (folder / "good2.png").read_bytes()[:1000],
+        "text.jpg": b"this is text",
+        "empty.png": b"",
+        "short.png": png(9, 9)[:20],
+        "animation.gif": gif.getvalue(),
+        "large.jpg": jpeg_of_size(jpeg, 65_500, 65_500),
+        "large.png": png(4_097, 4_096),
+        "huge.png": png(2**31 - 1, 2**31 - 1),
+        "negative.png": png(2**32 - 1, 2**32 - 1),
+        "nothing.png": png(0, 7),
+    }
+    for name, data in bad.items():
+        (folder / f"bad_{name}").write_bytes(data)
     np.save(folder / "images.npy", np.stack(scenes)[..., ::-1])
     return folder
 
@@ -102,22 +147,23 @@ def served(trained_run, photos, tmp_path_factory):
     )
     assert result.returncode == 0, result.stderr
     found = {path.stem: np.load(path) for path in answers.glob("*.npy")}
+    found["overlays"] = {path.stem: cv2.imread(str(path)) for path in answers.glob("*.overlay")}
     return {**json.loads((answers / "report.json").read_text()), **found}
-
-
-def decoded(path):
-    return tf.io.decode_image(path.read_bytes(), channels=3).numpy()
 
 
 def test_it_needs_none_of_our_code(served):
     assert served["ours"] == []
 
 
+def decoded(path):
+    data = path.read_bytes()
+    return tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE").numpy()
+
+
 def test_bytes_give_the_networks_classes(served, photos, network):
     assert len(served["names"]) == 6
     for row, name in enumerate(served["names"]):
-        data = (photos / name).read_bytes()
-        photo = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE").numpy()
+        photo = decoded(photos / name)
         height, width, _ = photo.shape
         assert (served["height"][row], served["width"][row]) == (height, width)
         expected = np.argmax(network(photo[np.newaxis].astype(np.float32))[0], axis=-1)
@@ -147,13 +193,69 @@ def test_pixels_give_the_networks_classes(served, photos, network):
     np.testing.assert_array_equal(served["by_pixels"], expected)
 
 
-def test_broken_bytes_are_an_error_of_that_request_alone(served):
+def test_real_photos_get_the_networks_classes(trained_run, network, real_pairs):
+    served = tf.saved_model.load(trained_run.saved_model).signatures["serving_default"]
+    found = sorted((real_pairs / "val").glob("*.jpg"))[:4]
+    photos = [pairs.split_pair(pairs.decode_image(f.read_bytes()), "left")[0] for f in found]
+    assert len(photos) == 4
+    data = [tf.io.encode_png(photo).numpy() for photo in photos]
+    answer = {name: value.numpy() for name, value in served(image_bytes=tf.constant(data)).items()}
+    for row, photo in enumerate(photos):
+        height, width, _ = photo.shape
+        expected = np.argmax(network(photo[np.newaxis].astype(np.float32))[0], axis=-1)
+        np.testing.assert_array_equal(answer["class_ids"][row, :height, :width], expected)
+
+
+def test_probabilities_are_the_networks(served, photos, network):
+    images = np.load(photos / "images.npy")
+    found = served["probabilities"]
+    assert found.shape == (3, 64, 64, 19) and found.dtype == np.float32
+    np.testing.assert_allclose(found, network(images.astype(np.float32)), atol=1e-6)
+    np.testing.assert_array_equal(served["by_pixels"], np.argmax(found, axis=-1))
+
+
+def test_an_overlay_is_that_of_our_pictures(served, photos):
+    assert len(served["overlays"]) == 6
+    for row, name in enumerate(served["names"]):
+        photo = decoded(photos / name)
+        height, width, _ = photo.shape
+        expected = pictures.overlay(photo, served["class_ids"][row, :height, :width], CITYSCAPES)
+        found = served["overlays"][name][..., ::-1].astype(int)
+        assert found.shape == photo.shape
+        assert np.abs(found - expected).max() <= 1  # halves are rounded up or down
+        assert (found != expected).mean() < 0.05
+
+
+NO_IMAGE = "image_bytes[1] is neither a JPEG nor a PNG."
+TOO_LARGE = "image_bytes[1] has {} pixels; 1 to 16777216 are decoded."
+
+
+@pytest.mark.parametrize("signature", ["serving_default", "overlay"])
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("header.jpg", "Invalid JPEG data"),
+        ("half.jpg", "Invalid JPEG data"),
+        ("half.png", "Invalid PNG data"),
+        ("text.jpg", NO_IMAGE),
+        ("empty.png", NO_IMAGE),
+        ("animation.gif", NO_IMAGE),
+        ("short.png", TOO_LARGE.format("9x0")),
+        ("large.jpg", TOO_LARGE.format("65500x65500")),
+        ("large.png", TOO_LARGE.format("4097x4096")),
+        ("huge.png", TOO_LARGE.format("2147483647x2147483647")),
+        ("negative.png", TOO_LARGE.format("-1x-1")),
+        ("nothing.png", TOO_LARGE.format("0x7")),
+    ],
+)
+def test_bad_bytes_are_an_error_of_that_request_alone(served, signature, name, part):
     # `served` asked again afterwards, and got what the other tests look at.
-    assert "JPEG" in served["refused"] or "image" in served["refused"].lower()
+    assert part in served["refused"][f"{signature} bad_{name}"]
 
 
 def test_the_signatures_are_as_documented(trained_run):
     signatures = tf.saved_model.load(trained_run.saved_model).signatures
+    assert set(signatures) == {"serving_default", "from_images", "probabilities", "overlay"}
     (by_bytes,) = signatures["serving_default"].structured_input_signature[1].values()
     assert (by_bytes.name, by_bytes.dtype, by_bytes.shape.as_list()) == (
         "image_bytes", tf.string, [None],
@@ -168,12 +270,18 @@ def test_the_signatures_are_as_documented(trained_run):
     }  # fmt: skip
 
 
-def test_palette_and_configuration_travel_along(trained_run, tiny_config, tmp_path):
+def test_palette_configuration_and_preprocessing_travel_along(
+    trained_run, tiny_config, records_dir, tmp_path
+):
     folder = shutil.copytree(trained_run.saved_model, tmp_path / "7")
     palette = json.loads((folder / "assets" / saved_model.PALETTE_ASSET).read_text())
     assert Palette.from_dict(palette) == CITYSCAPES
     config = (folder / "assets" / saved_model.CONFIG_ASSET).read_text()
     assert Config.from_json(config, "asset") == tiny_config
+    taken = json.loads((folder / "assets" / saved_model.PREPROCESSING_ASSET).read_text())
+    assert taken["image_bytes"]["max_pixels"] == 2**24
+    info = dataset_info.load_info(str(records_dir))
+    assert taken["training_levels"] == {"mean": info.mean, "standard_deviation": info.std}
 
 
 def test_the_auxiliary_head_stays_at_home(trained_run):
@@ -196,7 +304,7 @@ def test_the_article_is_served_too(records_dir):
     info = dataset_info.load_info(str(records_dir))
     network = run_folder.build_network(config_lib.preset("article"), info)
     images = np.random.default_rng(0).integers(0, 256, (2, 13, 9, 3), np.uint8)
-    module = saved_model.ServingModule(network.model, network.objective, assets=[])
+    module = saved_model.ServingModule(network, CITYSCAPES, assets=[])
     colors = network.model(images.astype(np.float32))["colors"].numpy()[..., np.newaxis, :]
     distances = ((colors - CITYSCAPES.class_colors / 255) ** 2).sum(axis=-1)
     found = module.from_images(images)["class_ids"].numpy()
