@@ -219,7 +219,7 @@ class TestPage:
             assert rows[name] == [
                 *(report.share(s.class_pixels[k], s.num_pixels) for s in splits),
                 *(str(s.class_records[k]) for s in splits),
-                f"{info.class_weights[k]:.2f}",
+                f"{info.class_weights()[k]:.2f}",
             ]
 
     def test_names_of_classes_and_reasons_are_escaped_too(self, records_dir):
