@@ -129,6 +129,7 @@ def test_only_one_module_knows_pytorch(module):
         ("pipeline.strips", {"numpy", "cv2"}),
         ("pipeline.report", set()),
         ("pipeline.report_page", set()),
+        ("pipeline.page", set()),
         ("pipeline.inspect", {"absl"}),
         ("pipeline.records", {"numpy", "cv2", "google", "google_crc32c", "tensorflow"}),
         ("pipeline.cli", {"absl"}),
