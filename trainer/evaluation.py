@@ -52,9 +52,16 @@ class Counts:
 
         Of equal ones the earlier comes first; pictures that are all void are left out.
         """
+        return self._ranked(1, count)
+
+    def best(self, count: int) -> list[int]:
+        """The same of the highest pixel accuracy, the best first."""
+        return self._ranked(-1, count)
+
+    def _ranked(self, sign: int, count: int) -> list[int]:
         right, valid = self.pictures.T
-        accuracy = np.divide(right, valid, out=np.full(len(valid), np.inf), where=valid > 0)
-        order = np.argsort(accuracy, kind="stable")
+        accuracy = np.divide(right, valid, out=np.full(len(valid), np.nan), where=valid > 0)
+        order = np.argsort(sign * accuracy, kind="stable")  # NaN comes last
         return [int(index) for index in order[: min(count, np.count_nonzero(valid))]]
 
 
@@ -159,10 +166,10 @@ def _picture_counts(part: Batch, predictions: tf.Tensor) -> tf.Tensor:
     return tf.boolean_mask(tf.stack([part["index"], right, valid], axis=1), part["valid"])
 
 
-def evaluate_run(
+def load_run(
     data_dir: str, model_dir: str, split: str, checkpoint: str, batch_size: int
-) -> tuple[int, np.ndarray, Palette]:
-    """Scores a checkpoint of a run on a split of records.
+) -> tuple[int, Evaluator, Palette]:
+    """Gets a checkpoint of a run ready to be scored on a split of records.
 
     Args:
       data_dir: A records folder of the run's classes; not necessarily the one it trained on.
@@ -172,7 +179,7 @@ def evaluate_run(
       batch_size: Examples of a step.
 
     Returns:
-      The checkpoint's step, the confusion matrix int64 [K, K], and the classes.
+      The checkpoint's step, what scores it, and the classes.
 
     Raises:
       UserError: Where run, records and checkpoint do not fit together.
@@ -192,7 +199,19 @@ def evaluate_run(
         info.palette.num_classes,
         batch_size,
     )
-    return step, evaluator.confusion(), info.palette
+    return step, evaluator, info.palette
+
+
+def evaluate_run(
+    data_dir: str, model_dir: str, split: str, checkpoint: str, batch_size: int
+) -> tuple[int, np.ndarray, Palette]:
+    """Scores a checkpoint of a run on a split of records; see `load_run`.
+
+    Returns:
+      The checkpoint's step, the confusion matrix int64 [K, K], and the classes.
+    """
+    step, evaluator, palette = load_run(data_dir, model_dir, split, checkpoint, batch_size)
+    return step, evaluator.confusion(), palette
 
 
 def summarize(matrix: np.ndarray, palette: Palette) -> dict[str, Any]:

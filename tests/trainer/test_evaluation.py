@@ -149,11 +149,12 @@ def test_the_best_checkpoint_is_the_one_that_scored_best(trained_run, records_di
     st.integers(0, 6),
 )
 @example([(1, 2), (0, 0), (2, 4), (0, 3), (1, 2)], 3)
-def test_the_worst_are_those_of_the_lowest_accuracy(pictures, count):
+def test_the_worst_and_the_best_are_those_of_the_lowest_and_highest_accuracy(pictures, count):
     seen = [index for index, (_, valid) in enumerate(pictures) if valid]
-    expected = sorted(seen, key=lambda index: (Fraction(*pictures[index]), index))[:count]
-    rows = np.array(pictures, np.int64).reshape(-1, 2)
-    assert Counts(np.zeros((19, 19), np.int64), rows).worst(count) == expected
+    counts = Counts(np.zeros((19, 19), np.int64), np.array(pictures, np.int64).reshape(-1, 2))
+    for found, sign in ((counts.worst(count), 1), (counts.best(count), -1)):
+        expected = sorted(seen, key=lambda index: (sign * Fraction(*pictures[index]), index))
+        assert found == expected[:count]
 
 
 def test_examples_are_pictures_with_their_predictions(network, records_dir):
