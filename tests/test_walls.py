@@ -159,6 +159,8 @@ def test_packages_from_outside(module, allowed):
         ("trainer.import_weights", set()),
         ("trainer.summary", set()),
         ("trainer.sweep", set()),
+        ("trainer.gallery", set()),
+        ("trainer.demo", set()),
         ("trainer.config", set()),
         ("trainer.config_flags", set()),
         ("trainer.training", {"tensorflow", "keras"}),
