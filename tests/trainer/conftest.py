@@ -129,7 +129,7 @@ def scalars(events):
 
 
 @pytest.fixture(scope="session")
-def browser(tmp_path_factory):
+def chromium_process(tmp_path_factory):
     """A headless Chromium, driven by Selenium."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="Selenium is not installed")
     chromium, driver = (
@@ -150,3 +150,10 @@ def browser(tmp_path_factory):
     chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
     yield chrome
     chrome.quit()
+
+
+@pytest.fixture
+def browser(chromium_process):
+    """The same, with nothing in its console yet."""
+    chromium_process.get_log("browser")
+    return chromium_process

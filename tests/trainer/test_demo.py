@@ -350,3 +350,5 @@ class TestInABrowser:
         assert not self.find(shown, "#error").is_displayed()
         assert self.find(shown, "#facts").text == "64 x 32 pixels, of 256 x 128"
         assert "wide.png" in self.find(shown, "#status").text
+        (refused,) = shown.get_log("browser")
+        assert "status of 400" in refused["message"]
