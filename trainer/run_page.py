@@ -305,6 +305,7 @@ a { color: var(--accent); }
 .confusion th:first-child { white-space: nowrap; text-align: left; }
 .confusion thead span { writing-mode: vertical-rl; transform: rotate(180deg); white-space: nowrap; }
 .confusion .strong { color: #fff; }
+.confusion tbody th { position: sticky; left: 0; background: var(--paper); }
 .results .share { width: 55%; }
 .limits { list-style: disc; padding-left: 22px; max-width: 76ch; }
 .limits li { margin: 6px 0; }
