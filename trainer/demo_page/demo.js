@@ -167,7 +167,10 @@ for (const kind of ["pointermove", "pointerdown"]) {
     point(pixelUnder(event));
   });
 }
-picture.addEventListener("pointerleave", () => point(null));
+picture.addEventListener("pointerleave", (event) => {
+  // A finger leaves when it is lifted: what it touched can still be read.
+  if (event.pointerType === "mouse") point(null);
+});
 picture.addEventListener("blur", () => {
   mark(null);
   point(null);
