@@ -19,6 +19,7 @@ import heapq
 import io
 import json
 import math
+import os
 import re
 import tempfile
 from collections import Counter
@@ -39,6 +40,7 @@ DUPLICATES_FILE = "duplicates.jsonl"
 REPORT_FILE = "report.html"
 FORMAT_VERSION = 2
 TRAIN_SPLIT = "train"
+_PLACE = "data_dir"
 _TFDS_FILES = ("dataset_info.json", "features.json")
 
 
@@ -271,7 +273,8 @@ class DatasetInfo:
       palette: Class names, colours and train ids.
       mean: Of the training photos' red, green and blue levels, 0 to 255.
       std: Their standard deviation.
-      provenance: What the records were made with: versions and options.
+      provenance: What the records were made with: versions and options; of a run's copy also where
+        they lay.
     """
 
     name: str
@@ -320,6 +323,16 @@ class DatasetInfo:
                 f"{INFO_FILE} is damaged ({error!r}); write the records again with "
                 "pipeline.preprocess."
             ) from error
+
+    def kept_in(self, data_dir: str) -> DatasetInfo:
+        """The same, knowing where its records lie, so that a run's copy leads back to them."""
+        place = data_dir if "://" in data_dir else os.path.abspath(data_dir)
+        return dataclasses.replace(self, provenance={**self.provenance, _PLACE: place})
+
+    @property
+    def data_dir(self) -> str | None:
+        """Where its records lay for the one who called `kept_in`; None where nobody did."""
+        return self.provenance.get(_PLACE)
 
     @property
     def training_splits(self) -> list[SplitInfo]:

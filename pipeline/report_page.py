@@ -1,17 +1,12 @@
-"""A records folder's findings as a web page: one file, for readers who never saw the project.
-
-The page needs no network and runs no script. File names, class names and reasons come from
-outside: whatever is put into a template goes through `_text` first.
-"""
+"""A records folder's findings as a web page, for readers who never saw the project."""
 
 from __future__ import annotations
 
-import base64
-import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
+from pipeline import page
 from pipeline.dataset_info import BAD_PAIRS_FILE, DUPLICATES_FILE, TRAIN_SPLIT, DatasetInfo
-from pipeline.report import Findings, count_rows, share, shown, split_rows
+from pipeline.report import Findings, count_rows, share, split_rows
 from pipeline.strips import FAR_COLOR, UNSURE_COLOR, Strip
 
 _NUM_LISTED = 50
@@ -22,8 +17,6 @@ _NUM_COUNTED = 12
 
 _NUM_CHIPS = 6
 """Classes that are named below a picture."""
-
-_VOID_COLOR = (0, 0, 0)
 
 
 def as_page(findings: Findings, samples: Sequence[Strip], worst: Sequence[Strip]) -> str:
@@ -46,28 +39,22 @@ def as_page(findings: Findings, samples: Sequence[Strip], worst: Sequence[Strip]
         _worst(worst, info),
         _making(info),
     ]
-    return _PAGE.format(
-        title=_text(info.name),
-        style=_STYLE,
-        far=_css_color(FAR_COLOR),
-        unsure=_css_color(UNSURE_COLOR),
-        content="\n".join(sections),
-    )
+    return page.document(f"{info.name}: a data set for segmentation", "\n".join(sections), _STYLE)
 
 
 def _overview(info: DatasetInfo) -> str:
     total = sum(split.num_records for split in info.splits.values())
     cards = "".join(
-        f"<li><b>{split.num_records:,}</b> <span>pictures in {_text(name)}, {purpose}</span></li>"
+        f"<li><b>{split.num_records:,}</b> <span>pictures in {page.text(name)}, "
+        f"{_PURPOSES.get(name, 'a part of its own')}</span></li>"
         for name, split in info.splits.items()
-        for purpose in [_PURPOSES.get(name, "a part of its own")]
     )
     return _OVERVIEW.format(
-        name=_text(info.name),
+        name=page.text(info.name),
         total=f"{total:,}",
         num_classes=info.palette.num_classes,
         cards=cards,
-        table=_table(["", *info.splits], split_rows(info)),
+        table=page.table(["", *info.splits], split_rows(info)),
     )
 
 
@@ -80,7 +67,7 @@ _PURPOSES = {
 
 def _warnings(findings: Findings) -> str:
     if warnings := findings.warnings():
-        items = "".join(f"<li>{_text(warning)}</li>" for warning in warnings)
+        items = "".join(f"<li>{page.text(warning)}</li>" for warning in warnings)
         return _WARNINGS.format(items=items)
     return _NO_WARNINGS
 
@@ -93,28 +80,26 @@ def _classes(info: DatasetInfo) -> str:
     for k, (name, weight) in enumerate(
         zip(info.palette.class_names, info.class_weights(), strict=True)
     ):
-        cells = [f"<th scope=row>{_swatch(colors[k])}{_text(name)}</th>"]
+        cells = [f"<th scope=row>{page.swatch(colors[k])}{page.text(name)}</th>"]
         cells += [_bar(s.class_pixels[k], s.num_pixels, largest, colors[k]) for s in splits]
         cells += [f"<td>{split.class_records[k]:,}</td>" for split in splits]
         cells.append(f"<td>{weight:.2f}</td>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
     ignored = "".join(
-        _bar(split.ignored_pixels, split.num_pixels, largest, _VOID_COLOR) for split in splits
+        _bar(split.ignored_pixels, split.num_pixels, largest, page.VOID_COLOR) for split in splits
     )
     rest = "<td></td>" * (len(splits) + 1)
-    rows.append(f"<tr><th scope=row>{_swatch(_VOID_COLOR)}no class (void)</th>{ignored}{rest}</tr>")
-    names = "".join(f"<th scope=col>{_text(name)}</th>" for name in info.splits)
+    rows.append(
+        f"<tr><th scope=row>{page.swatch(page.VOID_COLOR)}no class (void)</th>{ignored}{rest}</tr>"
+    )
+    names = "".join(f"<th scope=col>{page.text(name)}</th>" for name in info.splits)
     return _CLASSES.format(span=len(splits), names=names, rows="".join(rows))
 
 
 def _bar(pixels: int, total: int, largest: float, color: Sequence[int]) -> str:
     """A cell with a class's share of a split as a bar; `largest` is the share that fills it."""
-    width = min(100 * pixels / max(total, 1) / largest, 100) if pixels else 0
-    bar = f'<i class="bar" style="width:{width:.2f}%;background:{_css_color(color)}"></i>'
-    return (
-        f'<td class="share"><div><span class="track">{bar if pixels else ""}</span>'
-        f"<span>{_text(share(pixels, total))}</span></div></td>"
-    )
+    width = min(pixels / max(total, 1) / largest, 1.0)
+    return page.bar_cell(width, color, share(pixels, total))
 
 
 def _samples(samples: Sequence[Strip], info: DatasetInfo) -> str:
@@ -128,40 +113,35 @@ def _worst(worst: Sequence[Strip], info: DatasetInfo) -> str:
 
 
 def _figure(strip: Strip, info: DatasetInfo) -> str:
-    name = _text(f"{strip.split}/{strip.key}")
-    panels = "".join(
-        f'<div><img alt="{alt} of {name}" src="data:{kind};base64,{_base64(data)}">'
-        f"<span>{alt}</span></div>"
-        for alt, kind, data in (
+    colors = info.palette.class_colors
+    by_share = sorted(range(len(strip.class_shares)), key=lambda k: -strip.class_shares[k])
+    return page.figure(
+        f"{strip.split}/{strip.key}",
+        f"{strip.coding}, {strip.size.replace('x', ' x ')} pixels; {strip.unsure:.2%} "
+        f"of them of unsure class, {strip.unknown:.2%} of unknown colour",
+        panels=[
             ("Photo", "image/jpeg", strip.photo),
             ("Mask as stored", "image/jpeg", strip.mask),
             ("Classes read back", "image/png", strip.recovered),
             ("Where they differ", "image/jpeg", strip.doubt),
-        )
-    )
-    colors = info.palette.class_colors
-    by_share = sorted(range(len(strip.class_shares)), key=lambda k: -strip.class_shares[k])
-    chips = "".join(
-        f"<li>{_swatch(colors[k])}{_text(info.palette.class_names[k])} "
-        f"{strip.class_shares[k]:.1%}</li>"
-        for k in by_share[:_NUM_CHIPS]
-        if strip.class_shares[k]
-    )
-    facts = (
-        f"{strip.coding}, {strip.size.replace('x', ' x ')} pixels; {strip.unsure:.2%} "
-        f"of them of unsure class, {strip.unknown:.2%} of unknown colour"
-    )
-    return (
-        f'<figure><figcaption><b>{name}</b> {_text(facts)}</figcaption><div class="strip">{panels}'
-        f'</div><ul class="chips">{chips}</ul></figure>'
+        ],
+        chips=[
+            (colors[k], f"{info.palette.class_names[k]} {strip.class_shares[k]:.1%}")
+            for k in by_share[:_NUM_CHIPS]
+            if strip.class_shares[k]
+        ],
     )
 
 
 def _files(info: DatasetInfo) -> str:
     splits = list(info.splits.values())
     return _FILES.format(
-        sizes=_table(["Width x height", *info.splits], count_rows(splits, "sizes", _NUM_COUNTED)),
-        codings=_table(["Kind of file", *info.splits], count_rows(splits, "codings", _NUM_COUNTED)),
+        sizes=page.table(
+            ["Width x height", *info.splits], count_rows(splits, "sizes", _NUM_COUNTED)
+        ),
+        codings=page.table(
+            ["Kind of file", *info.splits], count_rows(splits, "codings", _NUM_COUNTED)
+        ),
     )
 
 
@@ -179,7 +159,7 @@ def _duplicates(findings: Findings) -> str:
 def _bad_pairs(findings: Findings) -> str:
     if not findings.bad:
         return _NO_BAD_PAIRS
-    kinds = _table(
+    kinds = page.table(
         ["Kind of fault", "files"], [(k, [f"{n:,}"]) for k, n in findings.kinds_of_fault()]
     )
     rows = [(f"{e.split}/{e.key}", [e.error, e.reason]) for e in findings.bad]
@@ -194,143 +174,20 @@ def _making(info: DatasetInfo) -> str:
     rows += [(f"version of {name}", [str(value)]) for name, value in versions.items()]
     for title, levels in (("mean", info.mean), ("standard deviation", info.std)):
         rows.append((f"{title} of red, green, blue", [", ".join(f"{x:.1f}" for x in levels)]))
-    return _MAKING.format(table=_table(["", ""], rows, "words"))
+    return _MAKING.format(table=page.table(["", ""], rows, "words"))
 
 
 def _long_table(heads: Sequence[str], rows: Sequence[tuple[str, list[str]]], file: str) -> str:
-    table = _table(heads, rows[:_NUM_LISTED], "words")
+    table = page.table(heads, rows[:_NUM_LISTED], "words")
     if len(rows) > _NUM_LISTED:
-        table += f"<p>And {len(rows) - _NUM_LISTED:,} more: all are in {_text(file)}.</p>"
+        table += f"<p>And {len(rows) - _NUM_LISTED:,} more: all are in {page.text(file)}.</p>"
     return table
 
 
-def _table(
-    heads: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]], style: str = "numbers"
-) -> str:
-    head = "".join(f"<th scope=col>{_text(head)}</th>" for head in heads)
-    body = "".join(
-        f"<tr><th scope=row>{_text(title)}</th>"
-        + "".join(f"<td>{_text(cell)}</td>" for cell in cells)
-        + "</tr>"
-        for title, cells in rows
-    )
-    return (
-        f'<div class="scroll"><table class="{style}"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
-
-
-def _swatch(color: Sequence[int]) -> str:
-    return f'<i class="swatch" style="background:{_css_color(color)}"></i>'
-
-
-def _css_color(color: Sequence[int]) -> str:
-    return "#" + "".join(f"{int(level):02x}" for level in color)
-
-
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")
-
-
-def _text(text: str) -> str:
-    """A text from outside, as text of the page."""
-    return html.escape(shown(text))
-
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{title}: a data set for segmentation</title>
-<style>{style}
-:root {{ --far: {far}; --unsure: {unsure}; }}
-</style>
-</head>
-<body>
-<main>
-{content}
-</main>
-</body>
-</html>
-"""
-
-_STYLE = """
-:root {
-  color-scheme: light dark;
-  --paper: #fff; --ink: #1d2530; --quiet: #5b6675; --line: #dde2e8; --panel: #f4f6f8;
-  --warn: #fff6e3; --warn-line: #e0a030; --accent: #1f5fbf;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --paper: #14181d; --ink: #e4e8ed; --quiet: #9aa5b3; --line: #313943; --panel: #1d232a;
-    --warn: #2e2716; --warn-line: #b98527; --accent: #7fb0ff;
-  }
-}
-* { box-sizing: border-box; }
-body {
-  margin: 0; background: var(--paper); color: var(--ink);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", sans-serif;
-}
-main { max-width: 1140px; margin: 0 auto; padding: 40px 24px 80px; }
-h1 { font-size: 32px; line-height: 1.2; margin: 0 0 12px; }
-h2 { font-size: 21px; margin: 48px 0 8px; padding-top: 20px; border-top: 1px solid var(--line); }
-p { max-width: 76ch; margin: 8px 0 14px; }
-code { font-size: 0.92em; overflow-wrap: anywhere; }
-ul { list-style: none; padding: 0; }
-.lead { font-size: 18px; }
-.cards { display: flex; flex-wrap: wrap; gap: 12px; margin: 22px 0; }
-.cards li {
-  flex: 1 1 200px; padding: 14px 18px; background: var(--panel); border-radius: 8px;
-  color: var(--quiet); overflow-wrap: anywhere;
-}
-.cards b { display: block; font-size: 30px; line-height: 1.2; color: var(--ink); }
-.warnings li {
-  margin: 8px 0; padding: 9px 14px; max-width: 100ch; background: var(--warn);
-  border-left: 4px solid var(--warn-line); border-radius: 4px; overflow-wrap: anywhere;
-}
-.scroll { overflow-x: auto; }
-.columns { display: flex; flex-wrap: wrap; gap: 8px 64px; align-items: flex-start; }
-table { border-collapse: collapse; margin: 10px 0; font-size: 15px; }
-th, td { padding: 5px 14px 5px 0; border-bottom: 1px solid var(--line); text-align: right; }
-th:first-child { text-align: left; font-weight: normal; }
-thead th, thead th:first-child { color: var(--quiet); font-weight: 600; vertical-align: bottom; }
-td { font-variant-numeric: tabular-nums; white-space: nowrap; }
-.numbers th, .numbers td { padding-left: 18px; }
-.numbers th:first-child { padding-left: 0; }
-.words th, .words td { text-align: left; white-space: normal; padding-right: 28px; }
-.classes { width: 100%; }
-.classes th:first-child { white-space: nowrap; }
-.classes thead tr:first-child th { border-bottom: 0; padding-bottom: 0; }
-.classes .group { text-align: center; }
-.share { width: 26%; min-width: 150px; }
-.share div { display: flex; align-items: center; }
-.share span:last-child { width: 72px; }
-.track { flex: 1; }
-.bar {
-  display: block; height: 13px; min-width: 1px; border-radius: 2px;
-  box-shadow: 0 0 0 1px rgba(128, 128, 128, 0.45);
-}
-.swatch {
-  display: inline-block; width: 14px; height: 14px; margin-right: 8px; border-radius: 3px;
-  vertical-align: -2px; box-shadow: 0 0 0 1px rgba(128, 128, 128, 0.45);
-}
-figure { margin: 22px 0 30px; }
-figcaption { margin-bottom: 6px; color: var(--quiet); font-size: 14px; overflow-wrap: anywhere; }
-figcaption b { color: var(--ink); margin-right: 10px; font-size: 15px; }
-.strip { display: grid; grid-template-columns: repeat(4, 1fr); gap: 8px; }
-.strip img { display: block; width: 100%; height: auto; border-radius: 4px; }
-.strip span { display: block; margin-top: 3px; font-size: 13px; color: var(--quiet); }
-.chips { display: flex; flex-wrap: wrap; gap: 2px 18px; margin: 6px 0 0; font-size: 13px; }
-.chips .swatch { width: 11px; height: 11px; margin-right: 5px; vertical-align: -1px; }
-.far, .unsure { padding: 0 5px; border-radius: 3px; color: #fff; }
-.far { background: var(--far); } .unsure { background: var(--unsure); }
-@media (max-width: 700px) {
-  .strip { grid-template-columns: repeat(2, 1fr); }
-  main { padding: 24px 14px 60px; }
-}
+_STYLE = f"""
+.far, .unsure {{ padding: 0 5px; border-radius: 3px; color: #fff; }}
+.far {{ background: {page.css_color(FAR_COLOR)}; }}
+.unsure {{ background: {page.css_color(UNSURE_COLOR)}; }}
 """
 
 _OVERVIEW = """<header>

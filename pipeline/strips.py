@@ -75,9 +75,9 @@ def make_strip(split: str, key: str, pair: Pair, palette: Palette) -> Strip:
     labels = pair.labels
     height, width = labels.train_ids.shape
     counts = np.bincount(labels.train_ids.reshape(-1), minlength=256)[: palette.num_classes]
-    photo = _shrink(pair.photo, cv2.INTER_AREA)
+    photo = shrink(pair.photo, cv2.INTER_AREA)
     mask, train_ids, unsure = (
-        _shrink(pixels, cv2.INTER_NEAREST)
+        shrink(pixels, cv2.INTER_NEAREST)
         for pixels in (pair.mask, labels.train_ids, labels.unsure.astype(np.uint8))
     )
     doubt = _draw_doubt(photo, _color_distance(mask, train_ids, palette), unsure > 0)
@@ -89,14 +89,15 @@ def make_strip(split: str, key: str, pair: Pair, palette: Palette) -> Strip:
         unsure=np.count_nonzero(labels.unsure) / labels.unsure.size,
         unknown=labels.unknown_fraction,
         class_shares=(counts / labels.train_ids.size).tolist(),
-        photo=_encode(".jpg", photo),
-        mask=_encode(".jpg", mask),
-        recovered=_encode(".png", palette.colorize(train_ids)),
-        doubt=_encode(".jpg", doubt),
+        photo=encode_rgb(".jpg", photo),
+        mask=encode_rgb(".jpg", mask),
+        recovered=encode_rgb(".png", palette.colorize(train_ids)),
+        doubt=encode_rgb(".jpg", doubt),
     )
 
 
-def _shrink(pixels: np.ndarray, interpolation: int) -> np.ndarray:
+def shrink(pixels: np.ndarray, interpolation: int) -> np.ndarray:
+    """A picture that is as large as a strip's may be, or smaller: uint8 [H, W(, 3)]."""
     height, width = pixels.shape[:2]
     scale = min(1.0, _MAX_HEIGHT / height, _MAX_WIDTH / width)
     if scale == 1.0:
@@ -124,9 +125,14 @@ def _color_distance(mask: np.ndarray, train_ids: np.ndarray, palette: Palette) -
     return distance
 
 
-def _draw_doubt(photo: np.ndarray, distance: np.ndarray, unsure: np.ndarray) -> np.ndarray:
+def faded(photo: np.ndarray) -> np.ndarray:
+    """A photo in pale grey, for something to be marked in: uint8 [H, W, 3] -> float64 [H, W, 3]."""
     grey = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)[..., None]
-    picture = 160 + 0.35 * np.repeat(grey, 3, axis=-1)
+    return 160 + 0.35 * np.repeat(grey, 3, axis=-1)
+
+
+def _draw_doubt(photo: np.ndarray, distance: np.ndarray, unsure: np.ndarray) -> np.ndarray:
+    picture = faded(photo)
     # A distance that counts as unknown is well seen, JPEG's usual unrest is not.
     strength = np.clip(distance / UNKNOWN_DISTANCE - 0.25, 0, 1)[..., None]
     picture += (np.array(FAR_COLOR) - picture) * strength
@@ -134,7 +140,8 @@ def _draw_doubt(photo: np.ndarray, distance: np.ndarray, unsure: np.ndarray) -> 
     return np.rint(picture).astype(np.uint8)
 
 
-def _encode(suffix: str, pixels: np.ndarray) -> bytes:
+def encode_rgb(suffix: str, pixels: np.ndarray) -> bytes:
+    """A ``.jpg`` or ``.png`` to look at, of a picture, uint8 [H, W, 3]."""
     options = [
         cv2.IMWRITE_JPEG_QUALITY,
         88,

@@ -15,17 +15,22 @@ class Point(NamedTuple):
 
 
 def read(model_dir: str, part: str, tag: str) -> list[Point]:
-    """What a run has logged of one scalar, by its steps.
+    """What a run has logged of one scalar, by its steps; see `read_all`."""
+    return read_all(model_dir, part).get(tag, [])
+
+
+def read_all(model_dir: str, part: str) -> dict[str, list[Point]]:
+    """What a run has logged of all its scalars, by their names and steps.
 
     A run that went on after a kill has logged some steps twice; the last written counts.
 
     Args:
       model_dir: The run's folder.
       part: ``train`` or ``validation``.
-      tag: The scalar's name, such as ``mean_iou``; see `trainer.summaries`.
 
     Returns:
-      A point for each step, in order; none where nothing was logged yet.
+      By names such as ``mean_iou``, see `trainer.summaries`, a point for each step, in order;
+      nothing where nothing was logged yet.
     """
     # Here, as reading imports TensorFlow, which a command should be able to leave for later.
     from trainer.startup import start_tensorflow
@@ -36,7 +41,7 @@ def read(model_dir: str, part: str, tag: str) -> list[Point]:
 
     folder = os.path.join(model_dir, part)
     if not os.path.isdir(folder):
-        return []
+        return {}
     accumulator = plugin_event_accumulator.EventAccumulator(
         folder,
         # Every scalar, but of the pictures no more than one, as they would be kept in memory.
@@ -44,11 +49,13 @@ def read(model_dir: str, part: str, tag: str) -> list[Point]:
         tensor_size_guidance={"scalars": 0},
     )
     accumulator.Reload()
-    if tag not in accumulator.Tags()[plugin_event_accumulator.TENSORS]:
-        return []
-    events = sorted(accumulator.Tensors(tag), key=lambda event: event.wall_time)
-    last = {event.step: event for event in events}
-    return [
-        Point(step, event.wall_time, float(tensor_util.make_ndarray(event.tensor_proto)))
-        for step, event in sorted(last.items())
-    ]
+    points = {}
+    for tag in accumulator.Tags()[plugin_event_accumulator.TENSORS]:
+        if accumulator.SummaryMetadata(tag).plugin_data.plugin_name == "scalars":
+            events = sorted(accumulator.Tensors(tag), key=lambda event: event.wall_time)
+            last = {event.step: event for event in events}
+            points[tag] = [
+                Point(step, event.wall_time, float(tensor_util.make_ndarray(event.tensor_proto)))
+                for step, event in sorted(last.items())
+            ]
+    return points

@@ -59,7 +59,7 @@ def main(_: list[str]) -> None:
     about: dict[str, Any] = {"inference": dataclasses.asdict(inference)}
     with tensorflow_errors(data_dir):
         if _MODEL_DIR.value:
-            step, matrix, palette = evaluation.evaluate_run(
+            step, evaluator, palette = evaluation.load_run(
                 data_dir, source, split, _CHECKPOINT.value, batch_size, inference
             )
             about |= {"checkpoint": _CHECKPOINT.value, "step": step}
@@ -67,11 +67,12 @@ def main(_: list[str]) -> None:
         else:
             kind = importlib.import_module("trainer.litert") if _LITERT.value else saved_model
             scorer, palette = kind.load(source)
-            matrix = evaluation.evaluate(
+            evaluator = evaluation.evaluator_of(
                 scorer, palette, source, data_dir, split, batch_size, inference
-            ).matrix
+            )
             about |= {"file": source}
             evaluated = f"{source}."
+        matrix = evaluator.confusion()
     print(evaluation.table(matrix, palette))
     path = evaluation.write(output_dir, split, matrix, palette, about)
     print(f"{evaluated} Figures: {path}.json, {path}.png")

@@ -55,9 +55,16 @@ class Counts:
 
         Of equal ones the earlier comes first; pictures that are all void are left out.
         """
+        return self._ranked(1, count)
+
+    def best(self, count: int) -> list[int]:
+        """The same of the highest pixel accuracy, the best first."""
+        return self._ranked(-1, count)
+
+    def _ranked(self, sign: int, count: int) -> list[int]:
         right, valid = self.pictures.T
-        accuracy = np.divide(right, valid, out=np.full(len(valid), np.inf), where=valid > 0)
-        order = np.argsort(accuracy, kind="stable")
+        accuracy = np.divide(right, valid, out=np.full(len(valid), np.nan), where=valid > 0)
+        order = np.argsort(sign * accuracy, kind="stable")  # NaN comes last
         return [int(index) for index in order[: min(count, np.count_nonzero(valid))]]
 
 
@@ -166,7 +173,7 @@ def _picture_counts(part: Batch, predictions: tf.Tensor) -> tf.Tensor:
     return tf.boolean_mask(tf.stack([part["index"], right, valid], axis=1), part["valid"])
 
 
-def evaluate(
+def evaluator_of(
     scorer: Scorer,
     palette: Palette,
     source: str,
@@ -174,8 +181,8 @@ def evaluate(
     split: str,
     batch_size: int,
     inference: Inference = WHOLE_PHOTO,
-) -> Counts:
-    """Scores anything that gives scores on a split of records.
+) -> Evaluator:
+    """Gets anything that gives scores ready to be scored on a split of records.
 
     Args:
       scorer: From a checkpoint, a SavedModel or another file.
@@ -194,24 +201,23 @@ def evaluate(
         raise run_folder.RunError(
             f"The records in {data_dir!r} have other classes than what is in {source!r}."
         )
-    evaluator = Evaluator(
+    return Evaluator(
         tf.distribute.get_strategy(), scorer, reader, palette.num_classes, batch_size, inference
     )
-    return evaluator.count()
 
 
-def evaluate_run(
+def load_run(
     data_dir: str,
     model_dir: str,
     split: str,
     checkpoint: str,
     batch_size: int,
     inference: Inference = WHOLE_PHOTO,
-) -> tuple[int, np.ndarray, Palette]:
-    """Scores a checkpoint of a run on a split of records.
+) -> tuple[int, Evaluator, Palette]:
+    """Gets a checkpoint of a run ready to be scored on a split of records.
 
     Args:
-      data_dir: See `evaluate`.
+      data_dir: See `evaluator_of`.
       model_dir: The run's folder.
       split: The split's name.
       checkpoint: ``best`` or ``latest``.
@@ -219,7 +225,7 @@ def evaluate_run(
       inference: How the pictures are shown to the network.
 
     Returns:
-      The checkpoint's step, the confusion matrix int64 [K, K], and the classes.
+      The checkpoint's step, what scores it, and the classes.
 
     Raises:
       UserError: Where run, records and checkpoint do not fit together.
@@ -227,10 +233,10 @@ def evaluate_run(
     config, info = run_folder.load(model_dir)
     network = run_folder.build_network(config, info)
     step = run_folder.restore_model(network.model, model_dir, checkpoint)
-    counts = evaluate(
+    evaluator = evaluator_of(
         tf.function(network), info.palette, model_dir, data_dir, split, batch_size, inference
     )
-    return step, counts.matrix, info.palette
+    return step, evaluator, info.palette
 
 
 def summarize(matrix: np.ndarray, palette: Palette) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def main(_: list[str]) -> None:
                 f"--weights and {name} both fill the backbone; give one of them. "
                 f"Received: {name}={value!r}."
             )
-    info = dataset_info.load_info(data_dir)
+    info = dataset_info.load_info(data_dir).kept_in(data_dir)
     for split in (config.train_split, config.validation_split):
         info.split(split)
     state = torch_weights.read(path)

@@ -8,11 +8,14 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from pipeline.palette import Palette
+from pipeline.palette import IGNORE_LABEL, Palette
 from pipeline.records import encode_image
+from pipeline.strips import FAR_COLOR, faded
 
 PHOTO_SHARE = 0.45
 """Of an overlay's levels; the rest are the classes' colours."""
+
+WRONG_COLOR = FAR_COLOR
 
 
 def strip(panels: Sequence[np.ndarray], gap: int = 4) -> np.ndarray:
@@ -43,6 +46,22 @@ def overlay(photo: np.ndarray, labels: np.ndarray, palette: Palette) -> np.ndarr
       uint8 [H, W, 3].
     """
     return cv2.addWeighted(photo, PHOTO_SHARE, palette.colorize(labels), 1 - PHOTO_SHARE, 0.0)
+
+
+def mistakes(photo: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """The photo in pale grey, with each wrong pixel in `WRONG_COLOR`, void ones left out.
+
+    Args:
+      photo: uint8 [H, W, 3].
+      truth: uint8 [H, W], train ids.
+      prediction: uint8 [H, W], train ids.
+
+    Returns:
+      uint8 [H, W, 3].
+    """
+    picture = np.rint(faded(photo)).astype(np.uint8)
+    picture[(prediction != truth) & (truth != IGNORE_LABEL)] = WRONG_COLOR
+    return picture
 
 
 def with_legend(picture: np.ndarray, labels: np.ndarray, palette: Palette) -> np.ndarray:

@@ -16,7 +16,7 @@ from trainer import pictures
 from trainer.inference import WHOLE_PHOTO, Inference
 from trainer.saved_model import load
 
-_PHOTO_MODES = ("RGB", "P", "L")
+PHOTO_MODES = ("RGB", "P", "L")
 
 Predictor = Callable[[np.ndarray], np.ndarray]
 
@@ -125,5 +125,5 @@ def _read_photo(path: str, pairs_side: str | None) -> np.ndarray:
     with open(path, "rb") as file:
         data = file.read(pairs.MAX_FILE_BYTES + 1)
     if pairs_side is None:
-        return pairs.decode_image(data, _PHOTO_MODES, apply_orientation=True)
+        return pairs.decode_image(data, PHOTO_MODES, apply_orientation=True)
     return pairs.split_pair(pairs.decode_image(data), pairs_side)[0]

@@ -90,7 +90,7 @@ def _content(info: DatasetInfo) -> DatasetInfo:
 def write_whole(path: epath.Path, text: str) -> None:
     """Writes a file that appears whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
 
 

@@ -68,7 +68,7 @@ def train(
         )
     training_reader = RecordReader(data_dir, config.train_split)
     validation_reader = RecordReader(data_dir, config.validation_split)
-    info = training_reader.info
+    info = training_reader.info.kept_in(data_dir)
     for reader in (training_reader, validation_reader):
         if not sum(reader.split.class_pixels):
             raise TrainingError(

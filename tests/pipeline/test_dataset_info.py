@@ -366,3 +366,14 @@ class TestLoading:
             with contextlib.suppress(DatasetError):
                 np.testing.assert_array_equal(load_offsets(str(folder), "train"), good)
             data[place] ^= 4
+
+
+def test_a_copy_can_say_where_its_records_lie(records_dir, monkeypatch):
+    info = load_info(str(records_dir))
+    assert info.data_dir is None
+    monkeypatch.chdir(records_dir.parent)
+    for place in (str(records_dir), records_dir.name):
+        copy = DatasetInfo.from_json(info.kept_in(place).to_json())
+        assert copy.data_dir == str(records_dir)
+        assert load_info(copy.data_dir) == info
+    assert info.kept_in("gs://bucket/records").data_dir == "gs://bucket/records"

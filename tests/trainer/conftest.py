@@ -1,5 +1,6 @@
 """A small network, a run of it, and how two runs' states are compared."""
 
+import shutil
 import types
 
 import numpy as np
@@ -125,3 +126,34 @@ def scalars(events):
         return {step: float(tf.make_ndarray(v.tensor)) for step, v in events(folder)[tag]}
 
     return read
+
+
+@pytest.fixture(scope="session")
+def chromium_process(tmp_path_factory):
+    """A headless Chromium, driven by Selenium."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="Selenium is not installed")
+    chromium, driver = (
+        next(filter(None, map(shutil.which, names)), None)
+        for names in (("chromium", "chromium-browser", "google-chrome"), ("chromedriver",))
+    )
+    if chromium is None or driver is None:
+        pytest.skip("there is no Chromium with its chromedriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    for argument in (
+        "headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run",
+        "disable-background-networking", "disable-component-update", "disable-sync",
+        "window-size=1200,900", f"user-data-dir={tmp_path_factory.mktemp('chromium')}",
+    ):  # fmt: skip
+        options.add_argument(f"--{argument}")
+    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield chrome
+    chrome.quit()
+
+
+@pytest.fixture
+def browser(chromium_process):
+    """The same, with nothing in its console yet."""
+    chromium_process.get_log("browser")
+    return chromium_process

@@ -54,3 +54,13 @@ def test_of_a_step_that_was_repeated_the_last_written_counts(tmp_path):
 def test_what_was_not_logged_has_no_points(trained_run, tmp_path):
     assert curves.read(str(trained_run.folder), "train", "mean_iou") == []
     assert curves.read(str(tmp_path), "validation", "mean_iou") == []
+
+
+def test_all_scalars_are_read_at_once_and_nothing_else(trained_run, scalars):
+    found = curves.read_all(str(trained_run.folder), "validation")
+    assert {"mean_iou", "pixel_accuracy", "iou/road"} <= found.keys()
+    # Pictures and texts are logged there as well.
+    assert {tag.partition("/")[0] for tag in found} == {"mean_iou", "pixel_accuracy", "iou"}
+    for tag, points in found.items():
+        logged = scalars(trained_run.folder / "validation", tag)
+        assert {point.step: point.value for point in points} == logged

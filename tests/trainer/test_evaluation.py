@@ -128,12 +128,12 @@ def test_confusion_counts_every_pixel_once(
 
 
 def test_the_count_of_training_is_the_count_of_evaluation(trained_run, records_dir):
-    step, matrix, palette = evaluation.evaluate_run(
+    step, evaluator, palette = evaluation.load_run(
         str(records_dir), str(trained_run.folder), "val", "latest", batch_size=3
     )
     assert step == 40
     assert palette == CITYSCAPES
-    assert_same_counts(matrix, trained_run.matrix)
+    assert_same_counts(evaluator.confusion(), trained_run.matrix)
 
 
 @pytest.mark.parametrize(
@@ -145,14 +145,15 @@ def test_the_count_of_training_is_the_count_of_evaluation(trained_run, records_d
 )
 def test_a_saved_model_scores_as_its_checkpoint(trained_run, records, options, request):
     folder = str(request.getfixturevalue(records))
-    step, expected, palette = evaluation.evaluate_run(
+    step, evaluator, palette = evaluation.load_run(
         folder, str(trained_run.folder), "val", "latest", 3, options
     )
+    expected = evaluator.confusion()
     source = trained_run.saved_model
     assert source.endswith(f"/{step}")
     scorer, classes = saved_model.load(source)
     assert classes == palette
-    counts = evaluation.evaluate(scorer, classes, source, folder, "val", 2, options)
+    counts = evaluation.evaluator_of(scorer, classes, source, folder, "val", 2, options).count()
     assert_same_counts(counts.matrix, expected)
     assert counts.pictures[:, 1].sum() == expected.sum()
 
@@ -165,21 +166,21 @@ def test_any_function_of_pixels_is_scored(records_dir):
         return np.eye(19, dtype=np.float32)[np.asarray(pixels)[..., 0].astype(int) // 16]
 
     palette = dataset_info.load_info(str(records_dir)).palette
-    counts = evaluation.evaluate(by_red, palette, "x", str(records_dir), "val", 3, options)
+    evaluator = evaluation.evaluator_of(by_red, palette, "x", str(records_dir), "val", 3, options)
     expected = np.zeros((19, 19), np.int64)
     for _, photo, labels in decoded_records(records_dir, "val"):
         valid = labels != IGNORE_LABEL
         np.add.at(expected, (labels[valid], photo[valid][:, 0] // 16), 1)
-    np.testing.assert_array_equal(counts.matrix, expected)
+    np.testing.assert_array_equal(evaluator.confusion(), expected)
 
 
 def test_the_best_checkpoint_is_the_one_that_scored_best(trained_run, records_dir, scalars):
-    step, matrix, _ = evaluation.evaluate_run(
+    step, evaluator, _ = evaluation.load_run(
         str(records_dir), str(trained_run.folder), "val", "best", batch_size=8
     )
     scores = scalars(trained_run.folder / "validation", "mean_iou")
     assert scores[step] == max(scores.values())
-    assert metrics.mean_iou(matrix) == pytest.approx(scores[step], abs=1e-3)
+    assert metrics.mean_iou(evaluator.confusion()) == pytest.approx(scores[step], abs=1e-3)
 
 
 @given(
@@ -187,11 +188,12 @@ def test_the_best_checkpoint_is_the_one_that_scored_best(trained_run, records_di
     st.integers(0, 6),
 )
 @example([(1, 2), (0, 0), (2, 4), (0, 3), (1, 2)], 3)
-def test_the_worst_are_those_of_the_lowest_accuracy(pictures, count):
+def test_the_worst_and_the_best_are_those_of_the_lowest_and_highest_accuracy(pictures, count):
     seen = [index for index, (_, valid) in enumerate(pictures) if valid]
-    expected = sorted(seen, key=lambda index: (Fraction(*pictures[index]), index))[:count]
-    rows = np.array(pictures, np.int64).reshape(-1, 2)
-    assert Counts(np.zeros((19, 19), np.int64), rows).worst(count) == expected
+    counts = Counts(np.zeros((19, 19), np.int64), np.array(pictures, np.int64).reshape(-1, 2))
+    for found, sign in ((counts.worst(count), 1), (counts.best(count), -1)):
+        expected = sorted(seen, key=lambda index: (sign * Fraction(*pictures[index]), index))
+        assert found == expected[:count]
 
 
 def test_examples_are_pictures_with_their_predictions(network, records_dir):
@@ -231,7 +233,7 @@ def records_of_other_classes(records_dir, tmp_path):
 
 def test_records_of_other_classes_are_refused(trained_run, records_of_other_classes):
     with pytest.raises(RunError, match="other classes") as caught:
-        evaluation.evaluate_run(
+        evaluation.load_run(
             str(records_of_other_classes), str(trained_run.folder), "val", "best", 8
         )
     assert str(records_of_other_classes) in str(caught.value)
@@ -240,12 +242,12 @@ def test_records_of_other_classes_are_refused(trained_run, records_of_other_clas
 
 def test_a_folder_without_a_run_or_a_checkpoint_is_named(trained_run, records_dir, tmp_path):
     with pytest.raises(RunError, match=r"holds no run: config\.json is missing"):
-        evaluation.evaluate_run(str(records_dir), str(tmp_path), "val", "best", 8)
+        evaluation.load_run(str(records_dir), str(tmp_path), "val", "best", 8)
     for name in ("config.json", dataset_info.INFO_FILE):
         shutil.copy(trained_run.folder / name, tmp_path)
     for kind in ("best", "latest"):
         with pytest.raises(RunError, match=f"no {kind} checkpoint yet"):
-            evaluation.evaluate_run(str(records_dir), str(tmp_path), "val", kind, 8)
+            evaluation.load_run(str(records_dir), str(tmp_path), "val", kind, 8)
 
 
 def test_a_damaged_best_checkpoint_is_named(trained_run, records_dir, tmp_path):
@@ -254,10 +256,10 @@ def test_a_damaged_best_checkpoint_is_named(trained_run, records_dir, tmp_path):
     (data,) = (folder / "best").glob("*.data-*")
     data.write_bytes(data.read_bytes()[:1000])
     with pytest.raises(RunError, match=r"best/ckpt-.*is damaged"):
-        evaluation.evaluate_run(str(records_dir), str(folder), "val", "best", 8)
+        evaluation.load_run(str(records_dir), str(folder), "val", "best", 8)
     (folder / "best" / "checkpoint").write_text("")
     with pytest.raises(RunError, match="best/checkpoint' is damaged"):
-        evaluation.evaluate_run(str(records_dir), str(folder), "val", "best", 8)
+        evaluation.load_run(str(records_dir), str(folder), "val", "best", 8)
 
 
 def matrix_of_three():

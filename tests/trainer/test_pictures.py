@@ -132,3 +132,15 @@ def test_a_confusion_picture_of_nothing_is_drawn_too():
     full = pictures.confusion_picture(np.eye(19, dtype=np.int64), names)
     assert empty.shape == full.shape
     assert not np.array_equal(empty, full)
+
+
+def test_mistakes_are_marked_and_void_is_not():
+    photo, truth = photo_and_labels()
+    prediction = np.full_like(truth, SKY)
+    picture = pictures.mistakes(photo, truth, prediction)
+    wrong = np.zeros(truth.shape, bool)
+    wrong[20:, 5:] = True
+    assert (picture[wrong] == pictures.WRONG_COLOR).all()
+    rest = picture[~wrong].astype(int)
+    assert np.ptp(rest, axis=-1).max() == 0 and rest.min() >= 160
+    assert np.ptp(rest) > 30  # the photo can still be seen

@@ -1,0 +1,107 @@
+"""What there is to say of a run: recipe, curves, and what its best checkpoint gets right."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from etils import epath
+
+from pipeline.dataset_info import INFO_FILE, DatasetInfo
+from trainer import curves, evaluation, run_folder
+from trainer.config import Config
+from trainer.curves import Point
+from trainer.evaluation import Example
+
+NUM_PICTURES = 6
+"""Of the best and of the worst, at most."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """What the best checkpoint gets right of the validation split.
+
+    Attributes:
+      step: The checkpoint's.
+      matrix: The confusion matrix, int64 [K, K], rows truth, columns prediction.
+      num_pictures: Of the split.
+      best: The pictures of the highest pixel accuracy, the best first.
+      worst: Those of the lowest, the worst first; none of them is among the best as well.
+    """
+
+    step: int
+    matrix: np.ndarray
+    num_pictures: int
+    best: Sequence[Example]
+    worst: Sequence[Example]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunReport:
+    """All that a page says of a run.
+
+    Attributes:
+      name: Of its folder.
+      config: Its recipe.
+      info: Of the records it was trained on.
+      training: What was logged while training, by name.
+      validation: What was logged of validation, by name.
+      measurement: None where the records are not at hand.
+    """
+
+    name: str
+    config: Config
+    info: DatasetInfo
+    training: Mapping[str, Sequence[Point]]
+    validation: Mapping[str, Sequence[Point]]
+    measurement: Measurement | None
+
+    @property
+    def best_point(self) -> Point | None:
+        """The highest validation mIoU that was logged, if one was."""
+        points = self.validation.get("mean_iou", ())
+        return max(points, key=lambda point: point.value, default=None)
+
+
+def gather(model_dir: str, data_dir: str | None = None) -> RunReport:
+    """Reads a run's folder, and scores its best checkpoint on the validation split.
+
+    Args:
+      model_dir: The run's folder.
+      data_dir: A records folder of the run's classes; by default the one it was trained on, if
+        that is still there.
+
+    Raises:
+      UserError: Where run, records and checkpoint do not fit together.
+    """
+    config, info = run_folder.load(model_dir)
+    known = info.data_dir
+    if data_dir is None and known is not None and (epath.Path(known) / INFO_FILE).exists():
+        data_dir = known
+    return RunReport(
+        name=os.path.basename(os.path.abspath(model_dir)),
+        config=config,
+        info=info,
+        training=curves.read_all(model_dir, "train"),
+        validation=curves.read_all(model_dir, "validation"),
+        measurement=None if data_dir is None else _measure(model_dir, data_dir, config),
+    )
+
+
+def _measure(model_dir: str, data_dir: str, config: Config) -> Measurement:
+    step, evaluator, _ = evaluation.load_run(
+        data_dir, model_dir, config.validation_split, "best", config.evaluation_batch_size
+    )
+    counts = evaluator.count()
+    shown = min(NUM_PICTURES, -(-evaluator.num_pictures // 2))
+    best = counts.best(shown)
+    worst = [index for index in counts.worst(shown) if index not in best]
+    return Measurement(
+        step=step,
+        matrix=counts.matrix,
+        num_pictures=evaluator.num_pictures,
+        best=list(evaluator.examples(best)),
+        worst=list(evaluator.examples(worst)),
+    )
