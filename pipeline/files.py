@@ -89,6 +89,11 @@ def sha256(path: str) -> str:
     return digest.hexdigest()
 
 
+def has_checksum(path: str, expected: str) -> bool:
+    """Whether a file is there, and its bytes have a `sha256`."""
+    return FileSystems.exists(path) and sha256(path) == expected
+
+
 def temporary_name(path: str) -> str:
     """A name that nobody else writes to, in the same folder."""
     return f"{path}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"

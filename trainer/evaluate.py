@@ -21,7 +21,7 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Examples of a step.", lower
 
 def main(_: list[str]) -> None:
     data_dir, model_dir = cli.require(_DATA_DIR), cli.require(_MODEL_DIR)
-    from trainer.startup import start_tensorflow
+    from pipeline.startup import start_tensorflow
 
     start_tensorflow()
     from trainer import evaluation

@@ -15,7 +15,7 @@ _CHECKPOINT = flags.DEFINE_enum("checkpoint", "best", ["best", "latest"], "Which
 
 def main(_: list[str]) -> None:
     model_dir = cli.require(_MODEL_DIR)
-    from trainer.startup import start_tensorflow
+    from pipeline.startup import start_tensorflow
 
     start_tensorflow()
     from trainer import saved_model
