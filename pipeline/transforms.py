@@ -1,7 +1,6 @@
 """Beam transforms: folders of pairs -> shards of records."""
 
 import dataclasses
-import errno
 import hashlib
 import posixpath
 from collections import Counter
@@ -178,8 +177,7 @@ class _WriteShard(beam.DoFn):
                 self._convert(pair, output, counts)
         files.rename(temporary, path)
         summary = counts.result()
-        if not files.has_checksum(path, summary.sha256):
-            raise OSError(errno.EIO, "What can be read is not what was written", path)
+        files.check_written(path, summary.sha256)
         return summary
 
     def _convert(self, found: FoundPair, output: BinaryIO, counts: "_Counts") -> None:

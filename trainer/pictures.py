@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from pipeline.overlay import overlay as overlay
 from pipeline.palette import Palette
 
 
@@ -24,20 +25,6 @@ def with_caption(picture: np.ndarray, text: str) -> np.ndarray:
     line = np.full((16, picture.shape[1], 3), 255, np.uint8)
     cv2.putText(line, text, (2, 12), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 1, cv2.LINE_AA)
     return np.concatenate([line, picture])
-
-
-def overlay(photo: np.ndarray, labels: np.ndarray, palette: Palette) -> np.ndarray:
-    """The photo, tinted with its classes' colours.
-
-    Args:
-      photo: uint8 [H, W, 3].
-      labels: uint8 [H, W], train ids.
-      palette: The classes.
-
-    Returns:
-      uint8 [H, W, 3].
-    """
-    return cv2.addWeighted(photo, 0.45, palette.colorize(labels), 0.55, 0.0)
 
 
 def with_legend(picture: np.ndarray, labels: np.ndarray, palette: Palette) -> np.ndarray:

@@ -19,8 +19,6 @@ from pipeline.records import encode_image
 from trainer import pictures
 from trainer.saved_model import PALETTE_ASSET
 
-_PHOTO_MODES = ("RGB", "P", "L")
-
 Predictor = Callable[[np.ndarray], np.ndarray]
 
 
@@ -136,7 +134,7 @@ def _read_photo(path: str, pairs_side: str | None) -> np.ndarray:
     with open(path, "rb") as file:
         data = file.read(pairs.MAX_FILE_BYTES + 1)
     if pairs_side is None:
-        return pairs.decode_image(data, _PHOTO_MODES, apply_orientation=True)
+        return pairs.decode_image(data, pairs.PHOTO_MODES, apply_orientation=True)
     return pairs.split_pair(pairs.decode_image(data), pairs_side)[0]
 
 
