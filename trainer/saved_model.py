@@ -30,6 +30,9 @@ class ServingModule(tf.Module):
 
     ``from_images``: ``images`` uint8 [B, H, W, 3] RGB -> ``class_ids`` uint8 [B, H, W].
 
+    Beside the signatures stands the function ``scores``, from pixels, float32 [B, H, W, 3], to
+    float32 [B, H, W, K].
+
     Args:
       model: From pixels to outputs.
       objective: How outputs are read.
@@ -44,9 +47,13 @@ class ServingModule(tf.Module):
         self._model = lambda pixels: model(pixels, training=False)
         self._objective = objective
 
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.float32, "pixels")])
+    def scores(self, pixels: tf.Tensor) -> tf.Tensor:
+        return self._objective.scores(self._model(pixels))
+
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, "images")])
     def from_images(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        scores = self._objective.scores(self._model(tf.cast(images, tf.float32)))
+        scores = self.scores(tf.cast(images, tf.float32))
         return {"class_ids": tf.cast(tf.argmax(scores, axis=-1), tf.uint8)}
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
