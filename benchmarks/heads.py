@@ -163,7 +163,7 @@ def _mean(runs: Sequence[Run], field: str) -> float:
 
 def _draw(data_dir: str, folders: Mapping[str, Path], path: Path) -> None:
     """Draws what each network sees in the first validation pictures, beside the truth."""
-    from trainer.startup import start_tensorflow
+    from pipeline.startup import start_tensorflow
 
     start_tensorflow()
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -41,7 +41,7 @@ def main(_: list[str]) -> None:
 
 
 def _compare(data_dir: str) -> str:
-    from trainer.startup import start_tensorflow
+    from pipeline.startup import start_tensorflow
 
     start_tensorflow()
     from benchmarks.input_contenders import CONTENDERS

@@ -12,8 +12,8 @@ import numpy as np
 
 from benchmarks.stopwatch import measure, peak_bytes, report
 from pipeline.palette import CITYSCAPES
+from pipeline.startup import start_tensorflow
 from trainer import config as config_lib
-from trainer.startup import start_tensorflow
 
 start_tensorflow()
 

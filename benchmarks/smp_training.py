@@ -23,9 +23,9 @@ import numpy as np
 import segmentation_models_pytorch as smp
 import torch
 
+from pipeline.startup import start_tensorflow
 from trainer import config as config_lib
 from trainer.config import Config
-from trainer.startup import start_tensorflow
 
 start_tensorflow()
 

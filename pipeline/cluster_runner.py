@@ -53,7 +53,7 @@ def running(options: PipelineOptions) -> Iterator[beam.Pipeline]:
     """
     runner = options.view_as(StandardOptions).runner
     cloud = options.view_as(GoogleCloudOptions)
-    cloud.job_name = cloud.job_name or f"preprocess-{uuid.uuid4().hex[:8]}"
+    cloud.job_name = cloud.job_name or f"pspnet-{uuid.uuid4().hex[:8]}"
     try:
         _check_job_server(options)
         _hush()

@@ -6,6 +6,7 @@ may be called ``data[1]``.
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import os
@@ -69,15 +70,12 @@ def list_files(folder: str, pattern: str) -> list[str]:
     return [found.path for found in match_files(folder, pattern)]
 
 
-def read_bounded(path: str) -> bytes:
-    """A file's bytes; of one that is too large for a pair only as many as show that it is."""
+def read_bounded(path: str, limit: int = MAX_FILE_BYTES + 1) -> bytes:
+    """A file's first bytes: as many as it has, but of one too large those that show that it is."""
     with FileSystems.open(path, **RAW) as file:
-        data = file.read(_USUAL_BYTES)  # Python makes room for all that is asked for.
-        return (
-            data
-            if len(data) < _USUAL_BYTES
-            else data + file.read(MAX_FILE_BYTES + 1 - _USUAL_BYTES)
-        )
+        # Python makes room for all that is asked for.
+        data = file.read(min(limit, _USUAL_BYTES))
+        return data if len(data) < _USUAL_BYTES else data + file.read(limit - _USUAL_BYTES)
 
 
 def sha256(path: str) -> str:
@@ -87,6 +85,21 @@ def sha256(path: str) -> str:
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def has_checksum(path: str, expected: str) -> bool:
+    """Whether a file is there, and its bytes have a `sha256`."""
+    return FileSystems.exists(path) and sha256(path) == expected
+
+
+def check_written(path: str, expected: str) -> None:
+    """Holds a file that was just written against the `sha256` of what was.
+
+    Raises:
+      OSError: Where they differ.
+    """
+    if not has_checksum(path, expected):
+        raise OSError(errno.EIO, "What can be read is not what was written", path)
 
 
 def temporary_name(path: str) -> str:

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import hashlib
-import io
 import itertools
-import json
 import logging
 import math
 import os
 import re
-import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import apache_beam as beam
 import cv2
@@ -26,18 +19,16 @@ import numpy as np
 import PIL
 from apache_beam.io.filesystem import BeamIOError, FileMetadata
 from apache_beam.io.filesystems import FileSystems
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from google import protobuf
-from tqdm import tqdm
 
 from pipeline import (
-    cluster_runner,
     dataset_info,
     duplicates,
+    engine,
     files,
-    local_runner,
     output_folder,
     pairs,
+    parts,
     report,
     report_page,
     strips,
@@ -45,6 +36,7 @@ from pipeline import (
 )
 from pipeline.dataset_info import TRAIN_SPLIT, DatasetInfo, ShardSummary
 from pipeline.errors import UserError
+from pipeline.fingerprint import fingerprint
 from pipeline.output_folder import Staging
 from pipeline.pair_reader import PairReader
 from pipeline.palette import CITYSCAPES, Palette, parse_palette
@@ -56,10 +48,6 @@ PAIRS_PER_SHARD = 256
 
 _VERSIONS = {module.__name__: module.__version__ for module in (beam, cv2, np, PIL, protobuf)}
 """Of the packages that decide over a record's bytes."""
-
-_WATCH_SECONDS = 1.0
-_LINE_SECONDS = 30.0
-"""Between lines of progress where there is no terminal to show a bar on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +91,7 @@ def run(options: JobOptions, beam_arguments: Sequence[str] = ()) -> DatasetInfo:
         raise JobError(
             f"--name takes lower-case letters, digits and _ only. Received: {options.name!r}."
         )
-    beam_options = _beam_options(options.num_workers, beam_arguments)
+    beam_options = engine.beam_options(options.num_workers, beam_arguments)
     palette = load_palette(options.palette)
     folders, images = _find_splits(options.input_dir)
     num_pairs = {split: len(found) for split, found in images.items()}
@@ -116,15 +104,16 @@ def run(options: JobOptions, beam_arguments: Sequence[str] = ()) -> DatasetInfo:
         num_shards=_shards_per_split(num_pairs, options.num_shards),
         drop_leaks=options.leakage == "drop",
     )
-    fingerprint = _fingerprint(convert, itertools.chain(*images.values()))
+    facts = {"options": dataclasses.asdict(convert), "versions": _VERSIONS}
+    identity = fingerprint(facts, itertools.chain(*images.values()))
     try:
         with (
-            output_folder.replacing(options.output_dir, options.overwrite, fingerprint) as staging,
+            output_folder.replacing(options.output_dir, options.overwrite, identity) as staging,
             _telling_what_is_finished(staging, sum(convert.num_shards.values())),
         ):
             with (
                 _progress(staging, sum(num_pairs.values())),
-                _pipeline(options.num_workers, beam_options) as pipeline,
+                engine.running(options.num_workers, beam_options) as pipeline,
             ):
                 _ = (
                     pipeline
@@ -132,7 +121,7 @@ def run(options: JobOptions, beam_arguments: Sequence[str] = ()) -> DatasetInfo:
                     | "MarkDuplicates" >> duplicates.MarkDuplicates()
                     | "WriteShards" >> transforms.WriteShards(staging, convert)
                 )
-            summaries = _read_summaries(staging, set())
+            summaries = parts.read_summaries(staging, ShardSummary.from_json)
             _check_complete(summaries, num_pairs, convert.num_shards)
             _check_bad(summaries, sum(num_pairs.values()), options)
             _check_something_to_train_on(summaries)
@@ -163,52 +152,6 @@ def load_palette(name: str) -> Palette:
             f"Received: {name!r}."
         ) from error
     return parse_palette(text, os.path.basename(name))
-
-
-def _beam_options(num_workers: int, arguments: Sequence[str]) -> PipelineOptions:
-    """Beam's options; on this machine a flag that Beam does not know is an error.
-
-    Raises:
-      UserError: Where Beam cannot use a flag.
-    """
-    local = not any(argument.split("=")[0] == "--runner" for argument in arguments)
-    workers = f"--{'direct_num_workers' if local else 'num_workers'}={num_workers}"
-    said = io.StringIO()
-    try:
-        with redirect_stderr(said):  # Beam's parser prints its usage, a page long
-            unknown = _unknown_arguments(arguments)
-            options = PipelineOptions([*arguments, workers])
-    except SystemExit as error:
-        raise UserError(f"{said.getvalue().strip().rpartition('error: ')[2]}.") from error
-    for argument in unknown if local else ():
-        if not argument.startswith("-"):
-            raise UserError(f"Unexpected argument {argument!r}; flags are written --name=value.")
-        raise UserError(f"There is no flag {argument.split('=')[0]}. (--help lists the flags.)")
-    return options
-
-
-def _unknown_arguments(arguments: Sequence[str]) -> list[str]:
-    """The arguments that Beam's own flags leave over."""
-    parsers: list[argparse.ArgumentParser] = []
-    logging.disable(logging.WARNING)  # Beam would only say that it goes on without them
-    try:
-        PipelineOptions().get_all_options(add_extra_args_fn=parsers.append)
-        return parsers[0].parse_known_args(list(arguments))[1]
-    finally:
-        logging.disable(logging.NOTSET)
-
-
-@contextmanager
-def _pipeline(num_workers: int, options: PipelineOptions) -> Iterator[beam.Pipeline]:
-    """Gives an empty pipeline, to be filled in the block; runs it on this machine or elsewhere."""
-    if options.view_as(StandardOptions).runner:
-        with cluster_runner.running(options) as pipeline:
-            yield pipeline
-        return
-    with local_runner.running(num_workers) as runner:
-        pipeline = beam.Pipeline(runner, options)
-        yield pipeline
-        pipeline.run().wait_until_finish()
 
 
 def _find_splits(input_dir: str) -> tuple[dict[str, str], dict[str, list[FileMetadata]]]:
@@ -243,82 +186,25 @@ def _shards_per_split(num_pairs: dict[str, int], num_shards: int | None) -> dict
     }
 
 
-def _fingerprint(convert: transforms.ConvertOptions, images: Iterable[FileMetadata]) -> str:
-    """Names all that the shards' bytes depend on: 16 hexadecimal digits.
-
-    An image that was changed shows by its size and time; our own code is taken as it stands, so
-    that nobody has to remember to count its versions.
-    """
-    digest = hashlib.blake2b(digest_size=8)
-    facts = {"options": dataclasses.asdict(convert), "versions": _VERSIONS}
-    digest.update(json.dumps(facts, sort_keys=True).encode())
-    for image in sorted(images, key=lambda image: image.path):
-        fact = (image.path, image.size_in_bytes, image.last_updated_in_seconds)
-        digest.update(repr(fact).encode())
-    for source in sorted(Path(__file__).parent.rglob("*")):
-        if source.is_file() and source.suffix != ".pyc":
-            digest.update(source.read_bytes())
-    return digest.hexdigest()
-
-
-def _read_summaries(staging: Staging, seen: set[str]) -> list[ShardSummary]:
-    """The summaries in a staging folder that are not yet in `seen`, which they are added to."""
-    summaries = []
-    for path in files.list_files(staging.work, "*" + transforms.SUMMARY_SUFFIX):
-        if path not in seen and (summary := transforms.read_summary(path)):
-            seen.add(path)
-            summaries.append(summary)
-    return summaries
-
-
 @contextmanager
 def _telling_what_is_finished(staging: Staging, num_shards: int) -> Iterator[None]:
-    """Says at the start what an earlier run has left, and after a fault what this one leaves."""
-    if count := len(_read_summaries(staging, set())):
-        print(
-            f"Going on with an earlier run: {count} of {num_shards} shards are there.",
-            file=sys.stderr,
-        )
-    try:
+    def count() -> int:
+        return len(parts.read_summaries(staging, ShardSummary.from_json))
+
+    with parts.telling_what_is_finished(staging, count, num_shards, "shards"):
         yield
-    except BaseException:
-        if count := len(_read_summaries(staging, set())):
-            print(
-                f"{count} of {num_shards} shards are finished and stay in {staging.records!r}; the "
-                "same command goes on with them.",
-                file=sys.stderr,
-            )
-        raise
 
 
 @contextmanager
-def _progress(staging: Staging, total: int) -> Iterator[None]:
-    """Shows how many pairs are done, shard by shard, while the pipeline runs anywhere."""
-    stop = threading.Event()
+def _progress(staging: Staging, num_pairs: int) -> Iterator[None]:
     seen: set[str] = set()
-    done = sum(summary.num_pairs for summary in _read_summaries(staging, seen))
-    hidden = not sys.stderr.isatty()
-    with tqdm(total=total, initial=done, unit="pair", desc="preprocess", disable=hidden) as bar:
 
-        def watch() -> None:
-            nonlocal done
-            last_line = time.monotonic()
-            while not stop.wait(_WATCH_SECONDS):
-                count = sum(summary.num_pairs for summary in _read_summaries(staging, seen))
-                done += count
-                bar.update(count)
-                if bar.disable and time.monotonic() - last_line > _LINE_SECONDS:
-                    print(f"{done:,} of {total:,} pairs", file=sys.stderr)
-                    last_line = time.monotonic()
-            bar.update(total - done)
+    def newly_done() -> int:
+        found = parts.read_summaries(staging, ShardSummary.from_json, seen)
+        return sum(summary.num_pairs for summary in found)
 
-        thread = threading.Thread(target=watch, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
+    with parts.progress(newly_done, num_pairs, "pair", "preprocess"):
+        yield
 
 
 def _check_complete(

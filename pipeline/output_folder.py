@@ -17,7 +17,7 @@ import dataclasses
 import fcntl
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from apache_beam.io.filesystem import BeamIOError
@@ -45,8 +45,28 @@ class Staging:
     work: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """What a job's output consists of.
+
+    Attributes:
+      name: What it is called, in the plural.
+      sign: The file that is written last: without it, the folder is not whole.
+      is_part: Whether a file of this path below the folder is a part of it.
+    """
+
+    name: str
+    sign: str
+    is_part: Callable[[str], bool]
+
+
+RECORDS = Contents("records", INFO_FILE, is_records_file)
+
+
 @contextmanager
-def replacing(output_dir: str, overwrite: bool, fingerprint: str) -> Iterator[Staging]:
+def replacing(
+    output_dir: str, overwrite: bool, fingerprint: str, contents: Contents = RECORDS
+) -> Iterator[Staging]:
     """Gives folders to write to, one of which becomes `output_dir` when the block ends well.
 
     When it does not, they stay, and the next job of the same fingerprint is given them again; a
@@ -58,8 +78,9 @@ def replacing(output_dir: str, overwrite: bool, fingerprint: str) -> Iterator[St
 
     Args:
       output_dir: The folder to make.
-      overwrite: Whether records that stand there may be replaced.
+      overwrite: Whether an output of this kind that stands there may be replaced.
       fingerprint: Of all that the output depends on, 16 hexadecimal digits.
+      contents: What the output consists of; all else is the user's.
 
     Yields:
       The folders, with what an earlier job of this fingerprint has finished.
@@ -75,8 +96,8 @@ def replacing(output_dir: str, overwrite: bool, fingerprint: str) -> Iterator[St
     replaced = f"{output_dir}.replaced"
     incomplete = f"{output_dir}.incomplete"
     with _locked(incomplete):
-        _recover(output_dir, replaced)
-        _check_replaceable(output_dir, overwrite, _stagings(incomplete))
+        _recover(output_dir, replaced, contents)
+        _check_replaceable(output_dir, overwrite, _stagings(incomplete), contents)
         for other in _stagings(incomplete):
             if other != fingerprint:
                 files.delete_folder(f"{incomplete}/{other}")
@@ -87,7 +108,7 @@ def replacing(output_dir: str, overwrite: bool, fingerprint: str) -> Iterator[St
         with suppress(BeamIOError):  # a worker that outlives its job may be quicker
             files.delete_files(files.list_files(staging.work, f"*{files.TEMPORARY_SUFFIX}"))
         yield staging
-        _publish(staging.records, output_dir, replaced)
+        _publish(staging.records, output_dir, replaced, contents)
         files.delete_folder(folder)
 
 
@@ -147,78 +168,87 @@ def _stagings(incomplete: str) -> list[str]:
     return sorted(name for name in names if re.fullmatch("[0-9a-f]{16}", name))
 
 
-def _recover(output_dir: str, replaced: str) -> None:
+def _recover(output_dir: str, replaced: str, contents: Contents) -> None:
     """Undoes what a job that was killed while it published has left half done."""
     if not files.is_local(output_dir) or not os.path.isdir(replaced):
         return
     if os.path.exists(output_dir):
-        _check_only_records(replaced, "a leftover of an earlier job")
+        _check_nothing_else(replaced, "a leftover of an earlier job", contents)
         files.delete_folder(replaced)
     else:
         os.rename(replaced, output_dir)
 
 
-def _check_replaceable(output_dir: str, overwrite: bool, stagings: list[str]) -> None:
+def _check_replaceable(
+    output_dir: str, overwrite: bool, stagings: list[str], contents: Contents
+) -> None:
     entries = _entries(output_dir)
-    if not entries or _is_half_published(output_dir, entries, stagings):
+    if not entries or _is_half_published(output_dir, entries, stagings, contents):
         return
     if not overwrite:
         raise OutputFolderError(
             f"--output_dir {output_dir!r} is not empty: name another folder, or replace the "
-            "records in it with --overwrite."
+            f"{contents.name} in it with --overwrite."
         )
-    if INFO_FILE not in entries:
+    if contents.sign not in entries:
         raise OutputFolderError(
-            f"--output_dir {output_dir!r} holds something else than records (no {INFO_FILE}); "
-            "--overwrite will not delete it. Name another folder."
+            f"--output_dir {output_dir!r} holds something else than {contents.name} (no "
+            f"{contents.sign}); --overwrite will not delete it. Name another folder."
         )
-    _check_only_records(output_dir, "--output_dir")
+    _check_nothing_else(output_dir, "--output_dir", contents)
 
 
-def _is_half_published(output_dir: str, entries: list[str], stagings: list[str]) -> bool:
+def _is_half_published(
+    output_dir: str, entries: list[str], stagings: list[str], contents: Contents
+) -> bool:
     """Whether a job was killed while it published to an object store, which takes a while."""
     return (
         not files.is_local(output_dir)
         and bool(stagings)
-        and INFO_FILE not in entries
-        and all(map(is_records_file, entries))
+        and contents.sign not in entries
+        and all(map(contents.is_part, entries))
     )
 
 
-def _check_only_records(folder: str, what: str) -> None:
-    others = sorted(name for name in _entries(folder) if not is_records_file(name))
+def _check_nothing_else(folder: str, what: str, contents: Contents) -> None:
+    others = sorted(name for name in _entries(folder) if not contents.is_part(name))
     if others:
         raise OutputFolderError(
-            f"{what} {folder!r} holds {others[0]!r} beside the records; it would be deleted with "
-            "them. Move it elsewhere."
+            f"{what} {folder!r} holds {others[0]!r} beside the {contents.name}; it would be "
+            "deleted with them. Move it elsewhere."
         )
 
 
 def _entries(folder: str) -> list[str]:
-    """Names of what is in a folder; where there are no folders, names with slashes."""
-    if files.is_local(folder):
-        return os.listdir(folder) if os.path.isdir(folder) else []
-    return [path[len(folder) + 1 :] for path in files.list_files(folder, "**")]
+    """Paths below a folder: of its files, and of folders on a local disk that hold nothing."""
+    if not files.is_local(folder):
+        return [path[len(folder) + 1 :] for path in files.list_files(folder, "**")]
+    found = []
+    for parent, folders, names in os.walk(folder):
+        if parent != folder and not folders and not names:
+            found.append(parent)
+        # `walk` counts links to folders among the folders, and does not go into them.
+        links = [name for name in folders if os.path.islink(os.path.join(parent, name))]
+        found += [os.path.join(parent, name) for name in (*names, *links)]
+    return [os.path.relpath(path, folder) for path in found]
 
 
-def _publish(records: str, output_dir: str, replaced: str) -> None:
+def _publish(records: str, output_dir: str, replaced: str, contents: Contents) -> None:
     """Makes the records folder the output, without what a killed job half wrote in it."""
-    files.delete_files([f"{records}/{n}" for n in _entries(records) if not is_records_file(n)])
+    files.delete_files([f"{records}/{n}" for n in _entries(records) if not contents.is_part(n)])
     if files.is_local(output_dir):
         if os.path.exists(output_dir):
             os.rename(output_dir, replaced)
         try:
             os.rename(records, output_dir)
         except BaseException:
-            _recover(output_dir, replaced)
+            _recover(output_dir, replaced, contents)
             raise
         files.delete_folder(replaced)
         return
-    old = files.list_files(output_dir, "*")
     # The sign goes first, so that no reader takes a mixture of old and new for whole.
-    for path in sorted(old, key=lambda path: not path.endswith(INFO_FILE)):
-        files.delete_files([path])
-    new = files.list_files(records, "*")
+    for name in sorted(_entries(output_dir), key=lambda name: name != contents.sign):
+        files.delete_files([f"{output_dir}/{name}"])
     # Copied, not moved: killed on the way, the next job finds all of them and copies again.
-    for path in sorted(new, key=lambda path: path.endswith(INFO_FILE)):
-        FileSystems.copy([path], [FileSystems.join(output_dir, FileSystems.split(path)[1])])
+    for name in sorted(_entries(records), key=lambda name: name == contents.sign):
+        FileSystems.copy([f"{records}/{name}"], [f"{output_dir}/{name}"])

@@ -22,6 +22,9 @@ MAX_PIXELS = 2**26
 
 SIDES = ("left", "right")
 
+PHOTO_MODES = ("RGB", "P", "L")
+"""Pillow's names of the pixel formats that a photo to be labelled may have."""
+
 
 class InputError(UserError):
     """An input folder that holds no usable splits."""

@@ -7,13 +7,9 @@ Flags this command does not know go to Beam: ``--runner=FlinkRunner --flink_mast
 
 from __future__ import annotations
 
-import importlib
-import logging
-from types import ModuleType
-
 from absl import flags
 
-from pipeline import cli, labels, pairs
+from pipeline import cli, labels, late_beam, pairs
 
 _INPUT_DIR = flags.DEFINE_string(
     "input_dir", None, "Folder of pairs, with a folder per split (train/, val/)."
@@ -61,7 +57,7 @@ _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the records in --out
 
 def main(beam_arguments: list[str]) -> None:
     input_dir, output_dir = cli.require(_INPUT_DIR), cli.require(_OUTPUT_DIR)
-    job = _import_job()
+    job = late_beam.import_job("pipeline.job")
 
     job.run(
         job.JobOptions(
@@ -80,16 +76,6 @@ def main(beam_arguments: list[str]) -> None:
         ),
         beam_arguments,
     )
-
-
-def _import_job() -> ModuleType:
-    # Late, as Beam takes a second to import and --help should not wait for it; quietly, as it
-    # warns of Google Cloud packages that only its Google Cloud connectors need.
-    logging.disable(logging.WARNING)
-    try:
-        return importlib.import_module("pipeline.job")
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 if __name__ == "__main__":

@@ -68,10 +68,15 @@ def encode_record(record: Record) -> bytes:
     features["image"].bytes_list.value.append(
         encode_image(".jpg", cv2.cvtColor(record.image, cv2.COLOR_RGB2BGR), _JPEG_OPTIONS)
     )
-    features["label"].bytes_list.value.append(encode_image(".png", record.label, _PNG_OPTIONS))
+    features["label"].bytes_list.value.append(encode_label(record.label))
     features["height"].int64_list.value.append(height)
     features["width"].int64_list.value.append(width)
     return example.SerializeToString(deterministic=True)
+
+
+def encode_label(label: np.ndarray) -> bytes:
+    """Train ids, uint8 [H, W], as an 8-bit greyscale PNG."""
+    return encode_image(".png", label, _PNG_OPTIONS)
 
 
 def encode_image(suffix: str, pixels: np.ndarray, options: Sequence[int] = ()) -> bytes:

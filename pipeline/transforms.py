@@ -1,7 +1,6 @@
 """Beam transforms: folders of pairs -> shards of records."""
 
 import dataclasses
-import errno
 import hashlib
 import posixpath
 from collections import Counter
@@ -22,8 +21,7 @@ from pipeline.output_folder import Staging
 from pipeline.pair_reader import Pair, PairReader
 from pipeline.pairs import FoundPair
 from pipeline.palette import Palette
-
-SUMMARY_SUFFIX = ".summary.json"
+from pipeline.parts import SUMMARY_SUFFIX, read_summary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,8 +161,8 @@ class _WriteShard(beam.DoFn):
         file = shard_name(self._options.name, key.split, key.index, key.num_shards)
         path = FileSystems.join(self._staging.records, file)
         summary_path = FileSystems.join(self._staging.work, file + SUMMARY_SUFFIX)
-        summary = read_summary(summary_path)
-        if summary and summary.num_pairs == len(found) and _is_intact(path, summary):
+        summary = read_summary(summary_path, ShardSummary.from_json)
+        if summary and summary.num_pairs == len(found) and files.has_checksum(path, summary.sha256):
             self._found_finished.inc()
         else:
             summary = self._write(path, found, _Counts(key.split, key.index, file))
@@ -179,8 +177,7 @@ class _WriteShard(beam.DoFn):
                 self._convert(pair, output, counts)
         files.rename(temporary, path)
         summary = counts.result()
-        if not _is_intact(path, summary):
-            raise OSError(errno.EIO, "What can be read is not what was written", path)
+        files.check_written(path, summary.sha256)
         return summary
 
     def _convert(self, found: FoundPair, output: BinaryIO, counts: "_Counts") -> None:
@@ -204,20 +201,6 @@ class _WriteShard(beam.DoFn):
         counts.add(found.key, pair, framed)
         self._written.inc()
         self._record_bytes.update(len(framed))
-
-
-def read_summary(path: str) -> ShardSummary | None:
-    """Reads a shard's summary; None where it is missing or damaged, as after a loss of power."""
-    if not FileSystems.exists(path):
-        return None
-    try:
-        return ShardSummary.from_json(files.read_bounded(path).decode())
-    except ValueError:
-        return None
-
-
-def _is_intact(path: str, summary: ShardSummary) -> bool:
-    return FileSystems.exists(path) and files.sha256(path) == summary.sha256
 
 
 class _Counts:

@@ -11,10 +11,15 @@ import pytest
 ROOT = Path(__file__).parent.parent
 OURS = ("pipeline", "model", "trainer")
 
-RUNNERS = {"local_runner", "local_worker", "cluster_runner", "cluster_worker"}
-BEAM_SIDE = {"files", "transforms", "duplicates", "preprocess", "job", "output_folder", *RUNNERS}
+RUNNERS = {"engine", "local_runner", "local_worker", "cluster_runner", "cluster_worker"}
+JOBS = {"job", "preprocess", "transforms", "duplicates", "prediction_job", "predict"}
+BEAM_SIDE = {*JOBS, *RUNNERS, "files", "output_folder", "parts", "fingerprint"}
+BEAM_SIDE |= {"label_photos", "saved_model_handler"}
 BEAM_SIDE = {f"pipeline.{name}" for name in BEAM_SIDE}
 READING = {"pipeline.input_fn", "pipeline.augment"}
+IMPORTERS = {"importlib.import_module", "late_beam.import_job"}
+LATE = {"pipeline.records", "pipeline.startup", "pipeline.saved_model_handler"}
+"""Import TensorFlow in functions that preprocessing never calls."""
 HEAVY = {"tensorflow", "keras", "apache_beam", "tensorflow_datasets", "torch"}
 
 
@@ -37,7 +42,7 @@ def imports(module: str, late: bool = False) -> set[str]:
                 found |= {f"{node.module}.{name.name}" for name in node.names}
             else:
                 found.add(node.module)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "importlib.import_module":
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in IMPORTERS:
             found |= {a.value for a in node.args if isinstance(a, ast.Constant)}
     return {name if name.split(".")[0] in OURS else name.split(".")[0] for name in found}
 
@@ -84,12 +89,23 @@ def test_there_are_modules_to_look_at():
     assert set(MODULES) >= BEAM_SIDE | READING
     assert "tensorflow" in imports("pipeline.input_fn")
     assert "apache_beam" in imports("pipeline.transforms")
-    assert "tensorflow" in imports("pipeline.records", late=True) - imports("pipeline.records")
+    for module in LATE:
+        assert "tensorflow" in imports(module, late=True) - imports(module)
 
 
 @pytest.mark.parametrize("module", sorted(set(in_room("pipeline")) - READING))
 def test_of_the_pipeline_only_the_reading_half_needs_tensorflow(module):
     assert not reached(module) & {"tensorflow", "keras", "tensorflow_datasets"}
+
+
+@pytest.mark.parametrize("module", sorted(set(in_room("pipeline")) - READING - LATE))
+def test_of_the_pipeline_no_other_module_names_tensorflow(module):
+    assert not imports(module, late=True) & {"tensorflow", "keras"}
+
+
+@pytest.mark.parametrize("module", ["pipeline.job", "pipeline.transforms", "pipeline.local_worker"])
+def test_preprocessing_does_not_reach_what_labels_photos(module):
+    assert not reached(module) & {"pipeline.saved_model_handler", "pipeline.startup"}
 
 
 @pytest.mark.parametrize("module", sorted(set(MODULES) - BEAM_SIDE))
@@ -135,6 +151,9 @@ def test_only_one_module_knows_pytorch(module):
         ("pipeline.cli", {"absl"}),
         ("pipeline.dataset_info", {"numpy", "etils", "tensorflow_datasets"}),
         ("pipeline.synthesize", {"numpy", "cv2", "absl", "tqdm"}),
+        ("pipeline.manifest", {"numpy"}),
+        ("pipeline.overlay", {"numpy", "cv2"}),
+        ("pipeline.startup", {"tensorflow"}),
         ("pipeline.augment", {"tensorflow"}),
         ("pipeline.input_fn", {"numpy", "etils", "tensorflow"}),
     ],
@@ -152,6 +171,8 @@ def test_packages_from_outside(module, allowed):
         ("pipeline.local_worker", set()),
         ("pipeline.cluster_worker", {"apache_beam"}),
         ("pipeline.preprocess", set()),
+        ("pipeline.predict", set()),
+        ("pipeline.prediction_job", {"apache_beam"}),
         ("pipeline.synthesize", set()),
         ("pipeline.dataset_info", set()),
         ("pipeline.inspect", set()),

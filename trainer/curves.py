@@ -33,7 +33,7 @@ def read_all(model_dir: str, part: str) -> dict[str, list[Point]]:
       nothing where nothing was logged yet.
     """
     # Here, as reading imports TensorFlow, which a command should be able to leave for later.
-    from trainer.startup import start_tensorflow
+    from pipeline.startup import start_tensorflow
 
     start_tensorflow()
     from tensorboard.backend.event_processing import plugin_event_accumulator

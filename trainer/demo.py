@@ -21,7 +21,7 @@ _MAX_SIDE = flags.DEFINE_integer(
 
 def main(_: list[str]) -> None:
     saved_model = cli.require(_SAVED_MODEL)
-    from trainer.startup import start_tensorflow
+    from pipeline.startup import start_tensorflow
 
     start_tensorflow()
     from trainer import demo_app, prediction

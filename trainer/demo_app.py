@@ -24,7 +24,7 @@ from pipeline.errors import UserError
 from pipeline.palette import Palette
 from pipeline.records import encode_image
 from trainer.failures import tensorflow_errors
-from trainer.prediction import PHOTO_MODES, Predictor
+from trainer.prediction import Predictor
 
 _HOST = "127.0.0.1"
 _FILES = Path(__file__).parent / "demo_page"
@@ -89,7 +89,7 @@ def create_app(predict: Predictor, palette: Palette, network: str, max_side: int
             raise Forbidden("Only the page of trainer.demo itself may ask.")
         data = flask.request.get_data()
         with one_at_a_time, tensorflow_errors():
-            photo = _at_most(pairs.decode_image(data, PHOTO_MODES, True), max_side)
+            photo = _at_most(pairs.decode_image(data, pairs.PHOTO_MODES, True), max_side)
             ids = predict(photo)
         return flask.Response(encode_image(".png", ids), mimetype="image/png")
 

@@ -7,7 +7,6 @@ python -m trainer.evaluate --data_dir=RECORDS --saved_model=RUN/export/N --outpu
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from typing import Any
 
 from absl import flags
@@ -49,10 +48,10 @@ def main(_: list[str]) -> None:
     data_dir, source = cli.require(_DATA_DIR), _source()
     inference = inference_flags.options()
     output_dir = _OUTPUT_DIR.value or _MODEL_DIR.value or cli.require(_OUTPUT_DIR)
-    from trainer.startup import start_tensorflow
+    from pipeline.startup import start_tensorflow
 
     start_tensorflow()
-    from trainer import evaluation, saved_model
+    from trainer import evaluation, litert, saved_model
     from trainer.failures import tensorflow_errors
 
     split, batch_size = _SPLIT.value, _BATCH_SIZE.value
@@ -65,8 +64,7 @@ def main(_: list[str]) -> None:
             about |= {"checkpoint": _CHECKPOINT.value, "step": step}
             evaluated = f"Step {step:,}, {_CHECKPOINT.value} checkpoint."
         else:
-            kind = importlib.import_module("trainer.litert") if _LITERT.value else saved_model
-            scorer, palette = kind.load(source)
+            scorer, palette = (litert if _LITERT.value else saved_model).load(source)
             evaluator = evaluation.evaluator_of(
                 scorer, palette, source, data_dir, split, batch_size, inference
             )

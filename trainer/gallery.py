@@ -26,7 +26,7 @@ _DATA_LICENCE = flags.DEFINE_string(
 def main(_: list[str]) -> None:
     model_dir = cli.require(_MODEL_DIR)
     output = _OUTPUT.value or os.path.join(model_dir, "gallery.html")
-    from trainer.startup import start_tensorflow
+    from pipeline.startup import start_tensorflow
 
     start_tensorflow()
     from trainer import run_folder, run_page, run_report

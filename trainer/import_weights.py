@@ -42,7 +42,7 @@ def main(_: list[str]) -> None:
     for split in (config.train_split, config.validation_split):
         info.split(split)
     state = torch_weights.read(path)
-    from trainer.startup import start_tensorflow
+    from pipeline.startup import start_tensorflow
 
     start_tensorflow()
     from trainer import run_folder, training

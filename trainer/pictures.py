@@ -12,9 +12,6 @@ from pipeline.palette import IGNORE_LABEL, Palette
 from pipeline.records import encode_image
 from pipeline.strips import FAR_COLOR, faded
 
-PHOTO_SHARE = 0.45
-"""Of an overlay's levels; the rest are the classes' colours."""
-
 WRONG_COLOR = FAR_COLOR
 
 
@@ -32,20 +29,6 @@ def with_caption(picture: np.ndarray, text: str) -> np.ndarray:
     line = np.full((16, picture.shape[1], 3), 255, np.uint8)
     cv2.putText(line, text, (2, 12), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 1, cv2.LINE_AA)
     return np.concatenate([line, picture])
-
-
-def overlay(photo: np.ndarray, labels: np.ndarray, palette: Palette) -> np.ndarray:
-    """The photo, tinted with its classes' colours.
-
-    Args:
-      photo: uint8 [H, W, 3].
-      labels: uint8 [H, W], train ids.
-      palette: The classes.
-
-    Returns:
-      uint8 [H, W, 3].
-    """
-    return cv2.addWeighted(photo, PHOTO_SHARE, palette.colorize(labels), 1 - PHOTO_SHARE, 0.0)
 
 
 def mistakes(photo: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ _LIMIT = flags.DEFINE_integer("limit", None, "Only so many photos.", lower_bound
 def main(_: list[str]) -> None:
     saved_model, source = cli.require(_SAVED_MODEL), cli.require(_INPUT)
     output_dir, inference = cli.require(_OUTPUT_DIR), inference_flags.options()
-    from trainer.startup import start_tensorflow
+    from pipeline.startup import start_tensorflow
 
     start_tensorflow()
     from trainer import prediction

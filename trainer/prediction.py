@@ -11,12 +11,11 @@ from tqdm import tqdm
 
 from pipeline import pairs
 from pipeline.errors import UserError
+from pipeline.overlay import overlay
 from pipeline.palette import Palette
 from trainer import pictures
 from trainer.inference import WHOLE_PHOTO, Inference
 from trainer.saved_model import load
-
-PHOTO_MODES = ("RGB", "P", "L")
 
 Predictor = Callable[[np.ndarray], np.ndarray]
 
@@ -92,7 +91,7 @@ def predict_folder(
         labels = predict(photo)
         name = os.path.join(output_dir, os.path.splitext(os.path.basename(path))[0])
         pictures.write_png(f"{name}_ids.png", labels)
-        panels = pictures.strip([photo, pictures.overlay(photo, labels, palette)])
+        panels = pictures.strip([photo, overlay(photo, labels, palette)])
         picture = pictures.with_legend(panels, labels, palette)
         pictures.write_png(f"{name}_overlay.png", picture)
     return len(paths) - len(bad), bad
@@ -125,5 +124,5 @@ def _read_photo(path: str, pairs_side: str | None) -> np.ndarray:
     with open(path, "rb") as file:
         data = file.read(pairs.MAX_FILE_BYTES + 1)
     if pairs_side is None:
-        return pairs.decode_image(data, PHOTO_MODES, apply_orientation=True)
+        return pairs.decode_image(data, pairs.PHOTO_MODES, apply_orientation=True)
     return pairs.split_pair(pairs.decode_image(data), pairs_side)[0]

@@ -16,11 +16,11 @@ import tensorflow as tf
 from model.networks import Network
 from pipeline.dataset_info import DatasetInfo
 from pipeline.errors import UserError
+from pipeline.overlay import PHOTO_SHARE
 from pipeline.palette import IGNORE_LABEL, Palette
 from trainer import image_bytes, run_folder
 from trainer.config import Config
 from trainer.inference import Scorer
-from trainer.pictures import PHOTO_SHARE
 
 PALETTE_ASSET = "palette.json"
 CONFIG_ASSET = "config.json"
@@ -41,7 +41,7 @@ class ServingModule(tf.Module):
     article's network are scores of another kind.
 
     ``overlay``: ``image_bytes`` as above -> ``overlay_bytes`` string [B], a PNG each: the photo,
-    tinted as `pictures.overlay` does, to a level.
+    tinted as `pipeline.overlay` does, to a level.
 
     Beside the signatures stands the function ``scores``, from pixels, float32 [B, H, W, 3], to
     float32 [B, H, W, K]. Bytes that are no image, are broken or too large are an

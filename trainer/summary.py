@@ -34,7 +34,7 @@ def main(_: list[str]) -> None:
         if _NUM_CLASSES.present:
             raise UserError("--data_dir and --num_classes both say the classes; give one of them.")
         num_classes = dataset_info.load_info(_DATA_DIR.value).palette.num_classes
-    from trainer.startup import start_tensorflow
+    from pipeline.startup import start_tensorflow
 
     start_tensorflow()
     from model import summary

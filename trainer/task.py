@@ -114,7 +114,7 @@ def main(_: list[str]) -> None:
         # A lost worker is told in one sentence; TensorFlow would add its own dozen lines.
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     # TensorFlow takes seconds to start; a wrong flag should be told before.
-    from trainer.startup import start_tensorflow
+    from pipeline.startup import start_tensorflow
 
     start_tensorflow()
     import tensorflow as tf

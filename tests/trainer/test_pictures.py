@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
+from pipeline.overlay import overlay
 from pipeline.palette import CITYSCAPES, IGNORE_LABEL
 from trainer import pictures
 
@@ -52,12 +53,12 @@ def test_a_caption_stands_above_the_picture():
 def test_an_overlay_mixes_photo_and_colours():
     photo, labels = photo_and_labels()
     before = photo.copy()
-    overlay = pictures.overlay(photo, labels, CITYSCAPES)
+    tinted = overlay(photo, labels, CITYSCAPES)
     colors = np.zeros((256, 3))
     colors[:19] = CITYSCAPES.class_colors
     expected = 0.45 * photo + 0.55 * colors[labels]
-    assert overlay.dtype == np.uint8
-    assert np.abs(overlay - expected).max() <= 0.5 + 1e-6
+    assert tinted.dtype == np.uint8
+    assert np.abs(tinted - expected).max() <= 0.5 + 1e-6
     np.testing.assert_array_equal(photo, before)
 
 

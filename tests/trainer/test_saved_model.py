@@ -15,9 +15,10 @@ import tensorflow as tf
 from PIL import Image
 
 from pipeline import dataset_info, pairs
+from pipeline.overlay import overlay
 from pipeline.palette import CITYSCAPES, IGNORE_LABEL, Palette
 from trainer import config as config_lib
-from trainer import pictures, run_folder, saved_model
+from trainer import run_folder, saved_model
 from trainer.config import Config
 from trainer.run_folder import RunError
 
@@ -219,7 +220,7 @@ def test_an_overlay_is_that_of_our_pictures(served, photos):
     for row, name in enumerate(served["names"]):
         photo = decoded(photos / name)
         height, width, _ = photo.shape
-        expected = pictures.overlay(photo, served["class_ids"][row, :height, :width], CITYSCAPES)
+        expected = overlay(photo, served["class_ids"][row, :height, :width], CITYSCAPES)
         found = served["overlays"][name][..., ::-1].astype(int)
         assert found.shape == photo.shape
         assert np.abs(found - expected).max() <= 1  # halves are rounded up or down

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from pipeline.overlay import overlay
 from pipeline.palette import CITYSCAPES
-from trainer import pictures, serving_client
+from trainer import serving_client
 from trainer.serving_client import ServingError
 
 
@@ -107,7 +108,7 @@ def test_overlays_are_pictures_of_the_photos(server, scenes):
     found = serving_client.overlays(f"{server}/street", encoded)
     for photo, labels, png in zip(photos, ids, found, strict=True):
         picture = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR_RGB)
-        expected = pictures.overlay(np.ascontiguousarray(photo), labels, CITYSCAPES)
+        expected = overlay(np.ascontiguousarray(photo), labels, CITYSCAPES)
         assert np.abs(picture.astype(int) - expected).max() <= 1
 
 

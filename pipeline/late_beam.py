@@ -1,0 +1,20 @@
+"""Imports a job's module, and Beam with it, when a command's flags are found good."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from types import ModuleType
+
+
+def import_job(module: str) -> ModuleType:
+    """Imports a module that needs Beam.
+
+    Late, as Beam takes a second to import and --help should not wait for it; quietly, as it warns
+    of Google Cloud packages that only its Google Cloud connectors need.
+    """
+    logging.disable(logging.WARNING)
+    try:
+        return importlib.import_module(module)
+    finally:
+        logging.disable(logging.NOTSET)

@@ -1,0 +1,273 @@
+"""LiteRT files of exported networks: one file, photos of any size, pixels in, scores out.
+
+The file is also a ZIP archive, as LiteRT's files with metadata are: it carries the SavedModel's
+assets (classes, colours, configuration), ``labels.txt`` with the classes' names, one a line, and
+``litert.json``, which says what goes in and comes out. ``unzip -l FILE.tflite`` lists them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import io
+import json
+import os
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+from pipeline import street
+from pipeline.errors import UserError
+from pipeline.input_fn import RecordReader
+from pipeline.palette import Palette
+from pipeline.records import parse_record
+from pipeline.startup import notices_kept_back
+from trainer.run_folder import reason
+from trainer.saved_model import PALETTE_ASSET
+
+QUANTIZATIONS = ("none", "dynamic", "int8")
+LABELS_FILE = "labels.txt"
+DESCRIPTION_FILE = "litert.json"
+
+CALIBRATION_PHOTOS, PARITY_PHOTOS = 32, 8
+
+MAX_DIFFERENCE = 1e-4
+"""Of float scores from the SavedModel's, where those are as large as 1 or less."""
+
+MIN_SAME_IDS = {"none": 0.999, "dynamic": 0.98, "int8": 0.95}
+"""Least share of the pixels that must get the class that the SavedModel gives them."""
+
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+
+Scorer = Callable[[Any], np.ndarray]
+"""From pixels, float32 [B, H, W, 3] RGB in 0 to 255, to scores, float32 [B, H, W, K]."""
+
+
+class LiteRTError(UserError):
+    """A SavedModel that cannot be converted, or a file that is no such conversion."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Parity:
+    """How near a file comes to its SavedModel.
+
+    Attributes:
+      difference: The greatest of a score, as a share of the greatest score where that is above 1;
+        NaN where a score is no number.
+      same_ids: Share of the pixels that get the same class.
+    """
+
+    difference: float
+    same_ids: float
+
+
+def export(saved_model: str, quantize: str, data_dir: str | None = None) -> tuple[str, Parity]:
+    """Converts a SavedModel to a LiteRT file beside its folder: ``N.tflite``, ``N-int8.tflite``.
+
+    The file is held against the SavedModel on photos of the records, or drawn ones where there are
+    no records, before it gets its name.
+
+    Args:
+      saved_model: ``RUN/export/N``.
+      quantize: ``none`` keeps float32; ``dynamic`` stores 8-bit weights; ``int8`` computes in 8
+        bits, too, in ranges that are taken from records of the training split. Pixels and scores
+        are float32 in any case.
+      data_dir: A records folder of the same classes.
+
+    Returns:
+      The file, and how near it comes.
+
+    Raises:
+      LiteRTError: Where there is no such SavedModel, int8 has no records, or the file does not
+        come near enough.
+      UserError: Where the records cannot be used.
+    """
+    if quantize == "int8" and not data_dir:
+        raise LiteRTError(
+            "--quantize=int8 takes its ranges from records: name them with --data_dir, or use "
+            "--quantize=dynamic."
+        )
+    module, palette, assets = _load_saved_model(saved_model)
+    calibration: list[np.ndarray] = []
+    if data_dir:
+        reader = _open_records(data_dir, palette)
+        calibration = read_photos(reader, CALIBRATION_PHOTOS)
+        photos = read_photos(reader, PARITY_PHOTOS, offset=0.5)
+    else:
+        photos = [street.draw_scene(np.random.default_rng(i), 128)[0] for i in range(PARITY_PHOTOS)]
+    with notices_kept_back():
+        network = convert(module, quantize, calibration)
+    folder = os.path.normpath(saved_model)
+    path = f"{folder}.tflite" if quantize == "none" else f"{folder}-{quantize}.tflite"
+    temporary = f"{path}.tmp"
+    try:
+        with open(temporary, "wb") as file:
+            file.write(_with_files(network, {**assets, **_description(palette, quantize)}))
+        parity = compare(load(temporary)[0], module.scores, photos)
+        check(parity, quantize)
+        os.replace(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+    return path, parity
+
+
+def load(path: str) -> tuple[Scorer, Palette]:
+    """Loads a file of `export`.
+
+    Args:
+      path: The file.
+
+    Returns:
+      A function from pixels to scores, for any number and size of photos; and the classes.
+
+    Raises:
+      LiteRTError: Where it is no such file.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            palette = Palette.from_dict(json.loads(archive.read(PALETTE_ASSET)))
+        with notices_kept_back():
+            interpreter = Interpreter(path, num_threads=os.cpu_count())
+            interpreter.allocate_tensors()
+            (pixels,), (scores,) = interpreter.get_input_details(), interpreter.get_output_details()
+    except (OSError, ValueError, KeyError, RuntimeError, UserError, zipfile.BadZipFile) as error:
+        raise LiteRTError(
+            f"{path!r} is no LiteRT file of trainer.export: {reason(error)}."
+        ) from error
+    return functools.partial(_score, interpreter, pixels["index"], scores["index"]), palette
+
+
+def _score(interpreter: Interpreter, pixels: int, scores: int, values: Any) -> np.ndarray:
+    values = np.asarray(values, np.float32)
+    interpreter.resize_tensor_input(pixels, values.shape, strict=True)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(pixels, values)
+    interpreter.invoke()
+    return interpreter.get_tensor(scores)
+
+
+def convert(module: Any, quantize: str, calibration: Sequence[np.ndarray] = ()) -> bytes:
+    """Converts a loaded SavedModel's ``scores``.
+
+    Args:
+      module: What ``tf.saved_model.load`` gives.
+      quantize: Of `QUANTIZATIONS`.
+      calibration: Photos that int8's ranges are taken from, uint8 [H_i, W_i, 3] each.
+    """
+    function = module.scores.get_concrete_function(
+        tf.TensorSpec([None, None, None, 3], tf.float32, "pixels")
+    )
+    # Not left to the converter: of a Keras 3 model's function it makes a file without the weights,
+    # which answers NaN.
+    frozen = convert_variables_to_constants_v2(function)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen], module)
+    if quantize != "none":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if quantize == "int8":
+
+        def inputs() -> Iterator[list[np.ndarray]]:
+            for photo in calibration:
+                yield [photo[np.newaxis].astype(np.float32)]
+
+        converter.representative_dataset = inputs
+    return converter.convert()
+
+
+def compare(found: Scorer, expected: Callable[[Any], Any], photos: Sequence[np.ndarray]) -> Parity:
+    """Holds two networks' scores of some photos, uint8 [H_i, W_i, 3] each, against each other."""
+    differences, same = [], []
+    for photo in photos:
+        pixels = photo[np.newaxis].astype(np.float32)
+        first, second = found(pixels), np.asarray(expected(tf.constant(pixels)))
+        greatest = max(1.0, float(np.abs(second).max()))
+        differences.append(float(np.abs(first - second).max()) / greatest)
+        same.append((first.argmax(axis=-1) == second.argmax(axis=-1)).mean())
+    return Parity(float(np.max(differences)), float(np.mean(same)))
+
+
+def check(parity: Parity, quantize: str) -> None:
+    """Refuses a file that does not come near enough.
+
+    Raises:
+      LiteRTError: Where it does not.
+    """
+    # Written so that NaN is refused.
+    near = quantize != "none" or parity.difference <= MAX_DIFFERENCE
+    finite = np.isfinite(parity.difference)
+    if not (near and finite and parity.same_ids >= MIN_SAME_IDS[quantize]):
+        bar = f"{MIN_SAME_IDS[quantize]:.1%} of the pixels must get the SavedModel's class"
+        if quantize == "none":
+            bar += f" and scores may differ by {MAX_DIFFERENCE:g}"
+        raise LiteRTError(
+            f"The LiteRT file with --quantize={quantize} is not near enough to its SavedModel: "
+            f"{parity.same_ids:.2%} get the same class, scores differ by {parity.difference:.2g}; "
+            f"{bar}. Nothing was written."
+        )
+
+
+def read_photos(reader: RecordReader, count: int, offset: float = 0.0) -> list[np.ndarray]:
+    """Photos of a split, evenly spread over it: uint8 [H_i, W_i, 3] each.
+
+    Args:
+      reader: The split.
+      count: How many, at most.
+      offset: By what share of their distance to start later.
+    """
+    count = min(count, len(reader))
+    places = ((np.arange(count) + offset) * len(reader) / count).astype(np.int64)
+    records = tf.data.Dataset.from_tensor_slices(places).flat_map(reader.read).map(parse_record)
+    return [record["image"] for record in records.as_numpy_iterator()]
+
+
+def _load_saved_model(folder: str) -> tuple[Any, Palette, dict[str, bytes]]:
+    """An exported network, its classes and its assets by their names."""
+    try:
+        assets = {}
+        with os.scandir(os.path.join(folder, "assets")) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                with open(entry.path, "rb") as file:
+                    assets[entry.name] = file.read()
+        palette = Palette.from_dict(json.loads(assets[PALETTE_ASSET]))
+        module = tf.saved_model.load(folder)
+        if not hasattr(module, "scores"):
+            raise ValueError("it has no scores and is of an earlier version; export it again")
+    except (OSError, ValueError, KeyError, IndexError, UserError, tf.errors.OpError) as error:
+        raise LiteRTError(
+            f"--saved_model {folder!r} is no SavedModel of trainer.export: {reason(error)}. Name a "
+            "folder such as RUN/export/3000."
+        ) from error
+    return module, palette, assets
+
+
+def _open_records(data_dir: str, palette: Palette) -> RecordReader:
+    reader = RecordReader(data_dir, "train")
+    if reader.info.palette.entries != palette.entries:
+        raise LiteRTError(f"The records in {data_dir!r} have other classes than the SavedModel.")
+    return reader
+
+
+def _description(palette: Palette, quantize: str) -> dict[str, bytes]:
+    description = {
+        "quantize": quantize,
+        "input": "float32 [B, H, W, 3]: RGB, levels of 0 to 255; B, H and W by resizing the input",
+        "output": "float32 [B, H, W, K]: a score for each class of labels.txt, the greatest wins",
+    }
+    return {
+        LABELS_FILE: "".join(f"{name}\n" for name in palette.class_names).encode(),
+        DESCRIPTION_FILE: json.dumps(description, indent=2).encode(),
+    }
+
+
+def _with_files(network: bytes, files: dict[str, bytes]) -> bytes:
+    """A LiteRT file with others behind it, as a ZIP archive: its readers look from the end on."""
+    buffer = io.BytesIO(network)
+    with zipfile.ZipFile(buffer, "a") as archive:
+        for name, data in files.items():
+            archive.writestr(zipfile.ZipInfo(name, _EPOCH), data)
+    return buffer.getvalue()
