@@ -27,6 +27,7 @@ from pipeline.input_fn import RecordReader
 from pipeline.palette import Palette
 from pipeline.records import parse_record
 from pipeline.startup import notices_kept_back
+from trainer.inference import Scorer
 from trainer.run_folder import reason
 from trainer.saved_model import PALETTE_ASSET
 
@@ -43,9 +44,6 @@ MIN_SAME_IDS = {"none": 0.999, "dynamic": 0.98, "int8": 0.95}
 """Least share of the pixels that must get the class that the SavedModel gives them."""
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-
-Scorer = Callable[[Any], np.ndarray]
-"""From pixels, float32 [B, H, W, 3] RGB in 0 to 255, to scores, float32 [B, H, W, K]."""
 
 
 class LiteRTError(UserError):
