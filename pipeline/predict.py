@@ -31,7 +31,7 @@ _BATCH_SIZE = flags.DEFINE_integer(
 _MAX_PIXELS = flags.DEFINE_integer(
     "max_pixels",
     2**24,
-    "Photos with more are left out: the network needs some 300 bytes of memory a pixel.",
+    "Photos with more are left out: the network needs memory in proportion.",
     lower_bound=1,
 )
 _NUM_WORKERS = flags.DEFINE_integer(
