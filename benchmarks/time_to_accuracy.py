@@ -27,7 +27,7 @@ from pipeline import cli
 from trainer import config as config_lib
 from trainer import curves
 
-PRESETS = ("pspnet_resnet18", "article")
+PRESETS = (config_lib.DEFAULT_PRESET, "article")
 SMP = "smp PSPNet"
 
 Curve = list[tuple[float, float]]

@@ -12,7 +12,7 @@ from trainer import config as config_lib
 from trainer.config import Config
 
 _PRESET = flags.DEFINE_enum(
-    "preset", "pspnet_resnet18", list(config_lib.PRESETS), "Configuration to start from."
+    "preset", config_lib.DEFAULT_PRESET, list(config_lib.PRESETS), "Configuration to start from."
 )
 _CONFIG = flags.DEFINE_string("config", None, "config.json of a run to start from instead.")
 _SET = flags.DEFINE_multi_string(

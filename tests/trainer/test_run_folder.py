@@ -14,6 +14,7 @@ DATA = {
 }
 PUBLISHED_STRIDES = {
     "pspnet": 8, "fcn32s": 32, "fcn8s": 32, "unet": 32, "deeplabv3": 16, "deeplabv3plus": 16,
+    "ladder": 32,
 }  # fmt: skip
 
 
