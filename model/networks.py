@@ -46,7 +46,8 @@ class Network:
         float32 [B, H, W, ...] each. An output whose name starts with ``auxiliary`` serves training
         only.
       objective: What it is trained for, and how its outputs are read.
-      backbone: The part of it from pixels to `Features`; None in a network that has no such part.
+      backbone: The part of it from pixels to those of the `Features` that it computes; None in a
+        network that has no such part.
     """
 
     model: keras.Model
@@ -109,8 +110,8 @@ def segmentation_network(
 
     Returns:
       A model from pixels to a dict of ``logits`` and, with an auxiliary head,
-      ``auxiliary_logits``, each float32 [B, H, W, K]; and one from pixels to `Features` that
-      shares its weights.
+      ``auxiliary_logits``, each float32 [B, H, W, K]; and one from pixels to those of the
+      `Features` that it computes, with the same weights.
 
     Raises:
       ValueError: If an argument is not as said above.
@@ -144,11 +145,14 @@ def segmentation_network(
         )
         resize = ResizeLike(align_corners, name="auxiliary_resize")
         outputs["auxiliary_logits"] = resize([x, pixels])
-    backbone_model = keras.Model(pixels, list(features), name=backbone)
+    model = keras.Model(pixels, outputs)
+    made = {id(x) for operation in model.operations for x in keras.tree.flatten(operation.output)}
+    computed = [x for x in features if id(x) in made]
+    backbone_model = keras.Model(pixels, computed, name=backbone)
     if freeze_batch_norm:
         for layer in backbone_model.layers:
             layer.trainable = not isinstance(layer, BatchNormalization)
-    return keras.Model(pixels, outputs), backbone_model
+    return model, backbone_model
 
 
 def _options(*functions: Callable) -> frozenset[str]:

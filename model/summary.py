@@ -95,12 +95,12 @@ def inference_flops(layers: Sequence[LayerSummary]) -> int:
 
 
 def output_stride_and_receptive_field(backbone: keras.Model) -> tuple[int, float]:
-    """Pixels between neighbours of stage 4, and the side of the square of pixels that each sees.
+    """Pixels between neighbours of the last stage, and the side of the square that each sees.
 
     The side is infinite where an average over the whole picture has been taken on the way.
 
     Args:
-      backbone: From pixels to `Features`, of layers that keep or reduce the size.
+      backbone: From pixels to features, of layers that keep or reduce the size.
     """
     of_tensor = {id(backbone.input): (1, 1.0)}
     for operation in backbone.operations:
@@ -154,7 +154,8 @@ def text(network: Network, height: int, width: int) -> str:
     if network.backbone is not None:
         stride, field = output_stride_and_receptive_field(network.backbone)
         sees = "the whole picture" if math.isinf(field) else f"{field:.0f} pixels a side"
-        lines += [f"Output stride: {stride}", f"Receptive field of stage 4: {sees}"]
+        stage = len(network.backbone.outputs) - 1
+        lines += [f"Output stride: {stride}", f"Receptive field of stage {stage}: {sees}"]
     return "\n".join(lines)
 
 

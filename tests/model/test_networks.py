@@ -100,8 +100,10 @@ def test_without_the_auxiliary_head(without):
     assert not any("auxiliary" in weight.path for weight in model.weights)
 
 
-def test_the_backbone_is_a_part_of_the_model():
-    network = build("pspnet")
+@pytest.mark.parametrize(("name", "stages"), [("pspnet", 5), ("ladder", 4)])
+def test_the_backbone_is_a_part_of_the_model(name, stages):
+    network = build(name)
+    assert len(network.backbone.outputs) == stages
     ours = {id(weight) for weight in network.model.weights}
     assert {id(weight) for weight in network.backbone.weights} < ours
     assert not any("head" in weight.path for weight in network.backbone.weights)
