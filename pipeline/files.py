@@ -71,7 +71,10 @@ def list_files(folder: str, pattern: str) -> list[str]:
 
 
 def read_bounded(path: str, limit: int = MAX_FILE_BYTES + 1) -> bytes:
-    """A file's first bytes: as many as it has, but of one too large those that show that it is."""
+    """A file's first bytes: as many as it has, but `limit` at most.
+
+    By default that is one more than a photo may have, which shows that it is too large.
+    """
     with FileSystems.open(path, **RAW) as file:
         # Python makes room for all that is asked for.
         data = file.read(min(limit, _USUAL_BYTES))
