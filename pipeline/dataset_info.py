@@ -339,10 +339,10 @@ class DatasetInfo:
         """The split to train on; where none is called so, all."""
         return [self.splits[name] for name in _training_splits(self.splits)]
 
-    def class_weights(self, scheme: str = "enet") -> list[float]:
+    def class_weights(self, scheme: str = "enet", split: str | None = None) -> list[float]:
         """How much a pixel of each class may count in a training loss, [K]: the rarer, the more.
 
-        With the class's share p of the training pixels that have a class it is, by `scheme`,
+        With the class's share p of a split's pixels that have a class, it is, by `scheme`,
 
             none     1
             enet     1 / ln(1.02 + p) (Paszke et al. 2016, ENet): 1.4 to 50.5, so that a class of a
@@ -350,9 +350,10 @@ class DatasetInfo:
             sqrt     1 / sqrt(p)
             inverse  1 / p, all classes alike
 
-        A class without a pixel weighs 0.
+        A class without a pixel weighs 0. Without a name the split is the training split.
         """
-        pixels = np.array([s.class_pixels for s in self.training_splits], np.int64).sum(axis=0)
+        splits = self.training_splits if split is None else [self.split(split)]
+        pixels = np.array([s.class_pixels for s in splits], np.int64).sum(axis=0)
         # A class without a pixel is no division by 0; it is left out below.
         share = np.maximum(pixels, 1) / max(pixels.sum(), 1)
         weights = {

@@ -17,11 +17,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from pipeline.palette import Palette
+from pipeline.palette import PALETTE_FILE, Palette
 
 MANIFEST_FILE = "manifest.jsonl"
 BAD_PHOTOS_FILE = "bad_photos.jsonl"
-PALETTE_FILE = "palette.json"
 IDS_SUFFIX, OVERLAY_SUFFIX = "_ids.png", "_overlay.png"
 
 

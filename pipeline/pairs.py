@@ -20,8 +20,12 @@ MAX_FILE_BYTES = 2**28
 MAX_PIXELS = 2**26
 """8192 x 8192: far above any street photo, far below what fills a worker's memory."""
 
+MAX_PREDICTED_PIXELS = 2**24
+"""4096 x 4096: above what cameras of streets give; a network needs some 10 GB to see as much."""
+
 SIDES = ("left", "right")
 
+PAIR_MODES = ("RGB", "P")
 PHOTO_MODES = ("RGB", "P", "L")
 """Pillow's names of the pixel formats that a photo to be labelled may have."""
 
@@ -132,7 +136,7 @@ def is_image_name(path: str) -> bool:
 
 
 def decode_image(
-    data: bytes, modes: Collection[str] = ("RGB", "P"), apply_orientation: bool = False
+    data: bytes, modes: Collection[str] = PAIR_MODES, apply_orientation: bool = False
 ) -> np.ndarray:
     """Decodes a JPEG or PNG of unknown origin; see `read_header` and `decode_pixels`.
 
@@ -150,7 +154,7 @@ def decode_image(
     return decode_pixels(data, read_header(data, modes), apply_orientation)
 
 
-def read_header(data: bytes, modes: Collection[str] = ("RGB", "P")) -> Image.Image:
+def read_header(data: bytes, modes: Collection[str] = PAIR_MODES) -> Image.Image:
     """Reads the header of a JPEG or PNG of unknown origin, and refuses what must not be decoded.
 
     Args:

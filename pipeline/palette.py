@@ -15,6 +15,9 @@ import numpy as np
 
 from pipeline.errors import UserError
 
+PALETTE_FILE = "palette.json"
+"""Where a palette lies in what was made with it."""
+
 IGNORE_LABEL = 255
 """Train id of every pixel that belongs to no evaluated class (void)."""
 

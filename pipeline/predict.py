@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from pipeline import cli, late_beam
+from pipeline import cli, late_beam, pairs
 
 _SAVED_MODEL = flags.DEFINE_string(
     "saved_model", None, "Folder of a SavedModel of trainer.export, seen by every worker."
@@ -30,7 +30,7 @@ _BATCH_SIZE = flags.DEFINE_integer(
 )
 _MAX_PIXELS = flags.DEFINE_integer(
     "max_pixels",
-    2**24,
+    pairs.MAX_PREDICTED_PIXELS,
     "Photos with more are left out: the network needs memory in proportion.",
     lower_bound=1,
 )

@@ -28,7 +28,7 @@ from pipeline.fingerprint import fingerprint
 from pipeline.label_photos import LabelOptions
 from pipeline.manifest import PartSummary
 from pipeline.output_folder import Contents, Staging
-from pipeline.palette import Palette
+from pipeline.palette import PALETTE_FILE, Palette
 
 PREDICTIONS = Contents("predictions", manifest.MANIFEST_FILE, manifest.is_predictions_file)
 
@@ -45,7 +45,7 @@ class PredictionOptions:
     output_dir: str
     overlays: bool = False
     batch_size: int = 8
-    max_pixels: int = 2**24
+    max_pixels: int = pairs.MAX_PREDICTED_PIXELS
     num_workers: int = 1
     overwrite: bool = False
 
@@ -81,6 +81,7 @@ def run(
     if files.is_local(pattern):
         pattern = os.path.abspath(pattern)  # as Beam gives the paths of what matches
     root = folder_of(pattern)
+    _check_apart(options.output_dir, pattern, root)
     found = _find_photos(pattern, root)
     label = LabelOptions(
         saved_model=options.saved_model,
@@ -97,7 +98,7 @@ def run(
                 options.output_dir, options.overwrite, identity, PREDICTIONS
             ) as staging,
             parts.telling_what_is_finished(
-                staging, lambda: _count(staging, set()), len(found), "photos"
+                staging, lambda: _count_labelled(staging), len(found), "photos"
             ),
         ):
             seen: set[str] = set()
@@ -117,7 +118,7 @@ def run(
             bad = [entry for summary in summaries for entry in summary.bad]
             _check_some_labelled(labelled, bad)
             described = {
-                manifest.PALETTE_FILE: json.dumps(palette.to_dict(), indent=2).encode(),
+                PALETTE_FILE: json.dumps(palette.to_dict(), indent=2).encode(),
                 manifest.BAD_PHOTOS_FILE: manifest.encode(bad),
                 manifest.MANIFEST_FILE: manifest.encode(labelled),
             }
@@ -155,7 +156,7 @@ def _find_model(folder: str) -> tuple[Palette, list[FileMetadata]]:
     """
     try:
         found = files.match_files(folder.rstrip("/"), "**")
-        text = files.read_bounded(FileSystems.join(folder, "assets", manifest.PALETTE_FILE))
+        text = files.read_bounded(FileSystems.join(folder, "assets", PALETTE_FILE))
         palette = Palette.from_dict(json.loads(text))
         if not any(file.path.endswith("/saved_model.pb") for file in found):
             raise ValueError("it holds no saved_model.pb")
@@ -171,6 +172,25 @@ def folder_of(pattern: str) -> str:
     """The folder below which a pattern's photos lie: ``a/b/*/c.jpg`` -> ``a/b``."""
     fixed = re.split(r"[*?\[]", pattern, maxsplit=1)[0]
     return fixed.rpartition("/")[0]
+
+
+def _check_apart(output_dir: str, pattern: str, root: str) -> None:
+    """Refuses an output that the pattern may match: labels would be taken for photos.
+
+    Raises:
+      PredictionJobError: Where it does.
+    """
+    output, folder = (
+        os.path.realpath(path) if files.is_local(path) else path for path in (output_dir, root)
+    )
+    output, folder = f"{output.rstrip('/')}/", f"{folder.rstrip('/')}/"
+    beneath = pattern.removeprefix(root).lstrip("/")
+    deep = "/" in beneath or "**" in beneath
+    if output == folder or (deep and output.startswith(folder)):
+        raise PredictionJobError(
+            f"--output_dir {output_dir!r} lies where --input_pattern {pattern!r} looks for photos; "
+            "name a folder elsewhere."
+        )
 
 
 def _find_photos(pattern: str, root: str) -> list[FileMetadata]:
@@ -218,6 +238,12 @@ def _count(staging: Staging, seen: set[str]) -> int:
     """How many photos are done, of parts that are not yet in `seen`, which they are added to."""
     found = parts.read_summaries(staging, PartSummary.from_json, seen)
     return sum(len(summary.photos) for summary in found)
+
+
+def _count_labelled(staging: Staging) -> int:
+    """How many photos have labels that a later run need not make."""
+    found = parts.read_summaries(staging, PartSummary.from_json)
+    return sum(len(summary.labelled) for summary in found)
 
 
 def _check_complete(summaries: Sequence[PartSummary], expected: int) -> None:

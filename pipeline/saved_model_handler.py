@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -48,24 +49,14 @@ class SavedModelHandler(ModelHandler[Photos, Photos, Labeller]):
 
         try:
             module = tf.saved_model.load(self._saved_model)
-            signature = module.signatures["from_images"]
+            module.signatures["from_images"]
         except (OSError, ValueError, KeyError, IndexError, tf.errors.OpError) as error:
             # What a worker fails for reaches the command as text, and an OSError is found in it.
             raise OSError(
                 errno.EIO, "No SavedModel of trainer.export", self._saved_model
             ) from error
 
-        def label(photos: np.ndarray) -> np.ndarray:
-            # The module must live as long as its signature is called.
-            assert module is not None
-            try:
-                return signature(images=tf.constant(photos))["class_ids"].numpy()
-            except tf.errors.ResourceExhaustedError as error:
-                height, width = photos.shape[1:3]
-                what = f"{len(photos)} photos of {width}x{height}"
-                raise OSError(errno.ENOMEM, "The network ran out of memory", what) from error
-
-        return label
+        return functools.partial(_label, module)
 
     def run_inference(
         self,
@@ -73,9 +64,9 @@ class SavedModelHandler(ModelHandler[Photos, Photos, Labeller]):
         model: Labeller,
         inference_args: dict[str, Any] | None = None,
     ) -> Iterable[Photos]:
-        return [self._label(photos, model) for photos in batch]
+        return [self._label_all(photos, model) for photos in batch]
 
-    def _label(self, photos: Photos, model: Labeller) -> Photos:
+    def _label_all(self, photos: Photos, model: Labeller) -> Photos:
         """Labels photos of any sizes, those of one size together."""
         by_shape: dict[tuple[int, ...], list[int]] = {}
         for index, photo in enumerate(photos):
@@ -94,3 +85,16 @@ class SavedModelHandler(ModelHandler[Photos, Photos, Labeller]):
 
     def get_metrics_namespace(self) -> str:
         return "predict"
+
+
+def _label(module: Any, photos: np.ndarray) -> np.ndarray:
+    """Takes the module, too, which must live as long as its signature is called."""
+    import tensorflow as tf
+
+    try:
+        found = module.signatures["from_images"](images=tf.constant(photos))
+        return found["class_ids"].numpy()
+    except tf.errors.ResourceExhaustedError as error:
+        height, width = photos.shape[1:3]
+        what = f"{len(photos)} photos of {width}x{height}"
+        raise OSError(errno.ENOMEM, "The network ran out of memory", what) from error

@@ -7,7 +7,8 @@ import json
 import math
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from pipeline.errors import UserError
@@ -355,19 +356,24 @@ def override_all(
             raise ConfigError(f"{source}: there is no {name!r}; there are: {names}.") from error
         except (TypeError, OverflowError) as error:
             raise ConfigError(f"{source}: {name}={value!r} cannot be used: {error}.") from error
+    own = by_group.pop("", {})
     for group, values in by_group.items():
-        try:
-            if group:
-                part = dataclasses.replace(getattr(config, group), **values)
-                config = dataclasses.replace(config, **{group: part})
-            else:
-                config = dataclasses.replace(config, **values)
-        except ValueError as error:
-            received = ", ".join(
-                f"{name}={value!r}" for name, value in changes if name.rpartition(".")[0] == group
-            )
-            raise ConfigError(f"{source}: {received} cannot be used: {error}.") from error
-    return config
+        with _refusal_named(source, changes, group):
+            own[group] = dataclasses.replace(getattr(config, group), **values)
+    with _refusal_named(source, changes, ""):
+        return dataclasses.replace(config, **own)
+
+
+@contextmanager
+def _refusal_named(source: str, changes: Sequence[tuple[str, Any]], group: str) -> Iterator[None]:
+    """Says which of the changes a part of the configuration refuses."""
+    try:
+        yield
+    except ValueError as error:
+        received = ", ".join(
+            f"{name}={value!r}" for name, value in changes if name.rpartition(".")[0] == group
+        )
+        raise ConfigError(f"{source}: {received} cannot be used: {error}.") from error
 
 
 _TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}

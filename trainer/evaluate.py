@@ -13,7 +13,9 @@ from absl import flags
 
 from pipeline import cli
 from pipeline.errors import UserError
+from pipeline.palette import Palette
 from trainer import inference_flags
+from trainer.inference import Scorer
 
 flags.adopt_module_key_flags(inference_flags)  # --help shows them too.
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder that pipeline.preprocess wrote.")
@@ -44,6 +46,16 @@ def _source() -> str:
     return cli.require(given[0])
 
 
+def _loaded(source: str) -> tuple[Scorer, Palette]:
+    if _LITERT.value:
+        from trainer import litert
+
+        return litert.load(source)
+    from trainer import saved_model
+
+    return saved_model.load(source)
+
+
 def main(_: list[str]) -> None:
     data_dir, source = cli.require(_DATA_DIR), _source()
     inference = inference_flags.options()
@@ -51,7 +63,7 @@ def main(_: list[str]) -> None:
     from pipeline.startup import start_tensorflow
 
     start_tensorflow()
-    from trainer import evaluation, litert, saved_model
+    from trainer import evaluation
     from trainer.failures import tensorflow_errors
 
     split, batch_size = _SPLIT.value, _BATCH_SIZE.value
@@ -64,7 +76,7 @@ def main(_: list[str]) -> None:
             about |= {"checkpoint": _CHECKPOINT.value, "step": step}
             evaluated = f"Step {step:,}, {_CHECKPOINT.value} checkpoint."
         else:
-            scorer, palette = (litert if _LITERT.value else saved_model).load(source)
+            scorer, palette = _loaded(source)
             evaluator = evaluation.evaluator_of(
                 scorer, palette, source, data_dir, split, batch_size, inference
             )

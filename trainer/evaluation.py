@@ -180,7 +180,7 @@ def evaluator_of(
     data_dir: str,
     split: str,
     batch_size: int,
-    inference: Inference = WHOLE_PHOTO,
+    inference: Inference | None = WHOLE_PHOTO,
 ) -> Evaluator:
     """Gets anything that gives scores ready to be scored on a split of records.
 
@@ -191,7 +191,7 @@ def evaluator_of(
       data_dir: A records folder of these classes; not necessarily the one it was trained on.
       split: The split's name.
       batch_size: Examples of a step.
-      inference: How the pictures are shown to it.
+      inference: See `Evaluator`.
 
     Raises:
       UserError: Where classes and records do not fit together.
@@ -233,9 +233,13 @@ def load_run(
     config, info = run_folder.load(model_dir)
     network = run_folder.build_network(config, info)
     step = run_folder.restore_model(network.model, model_dir, checkpoint)
+    # What sees each picture as it is can be compiled with the counting.
+    seen_as_is = inference == WHOLE_PHOTO
+    scorer = network if seen_as_is else tf.function(network, reduce_retracing=True)
     evaluator = evaluator_of(
-        tf.function(network), info.palette, model_dir, data_dir, split, batch_size, inference
-    )
+        scorer, info.palette, model_dir, data_dir, split, batch_size,
+        None if seen_as_is else inference,
+    )  # fmt: skip
     return step, evaluator, info.palette
 
 

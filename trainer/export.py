@@ -32,6 +32,9 @@ def main(_: list[str]) -> None:
     litert_only = [flag.name for flag in (_SAVED_MODEL, _DATA_DIR, _QUANTIZE) if flag.present]
     if _FORMAT.value == "saved_model" and litert_only:
         raise UserError(f"--{litert_only[0]} is for --format=litert only.")
+    run_only = [flag.name for flag in (_MODEL_DIR, _CHECKPOINT) if flag.present]
+    if _FORMAT.value == "litert" and run_only:
+        raise UserError(f"--{run_only[0]} is for --format=saved_model; LiteRT takes --saved_model.")
     source = cli.require(_MODEL_DIR if _FORMAT.value == "saved_model" else _SAVED_MODEL)
     from pipeline.startup import start_tensorflow
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-MAX_PIXELS = 2**24
-"""4096 x 4096: above what cameras of streets give; a network needs some 10 GB to see as much."""
+from pipeline.pairs import MAX_PREDICTED_PIXELS
+
+MAX_BATCH_PIXELS = 2**28
+"""Of a batch's class ids, a byte each, padded to one size."""
 
 _JPEG_START = b"\xff\xd8\xff"
 _PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
@@ -24,7 +26,7 @@ def decode(data: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
 
     Raises:
       tf.errors.InvalidArgumentError: When it is run on what is neither of them, is broken, or has
-        more than `MAX_PIXELS` by its header, which is never decoded.
+        more than `MAX_PREDICTED_PIXELS` by its header, which is never decoded.
     """
     header = tf.strings.substr(data, 0, 24) + tf.constant(bytes(24))
     is_jpeg = tf.equal(tf.strings.substr(header, 0, len(_JPEG_START)), _JPEG_START)
@@ -42,15 +44,33 @@ def decode(data: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
     )
     height, width = size[0], size[1]
     data = _where(
-        tf.reduce_all([height > 0, width > 0, height * width <= MAX_PIXELS]),
+        tf.reduce_all([height > 0, width > 0, height * width <= MAX_PREDICTED_PIXELS]),
         data,
         tf.strings.format(
             "image_bytes[{}] has {}x{} pixels; 1 to {} are decoded.",
-            (place, width, height, MAX_PIXELS),
+            (place, width, height, MAX_PREDICTED_PIXELS),
         ),
     )
     # Despite its name it reads PNG too, and it decodes JPEG as the records are decoded.
     return tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
+
+
+def check_batch(sizes: tf.Tensor) -> tf.Tensor:
+    """The sizes of a batch's images, int64 [B, 2], for what pads them to the largest.
+
+    Raises:
+      tf.errors.InvalidArgumentError: When it is run where that is more than `MAX_BATCH_PIXELS`: a
+        tall and a wide image of a few pixels each may be.
+    """
+    height, width = tf.unstack(tf.reduce_max(sizes, axis=0))
+    count = tf.size(sizes, tf.int64) // 2
+    # Each is at most 2**24 and there are not 2**15 of them, or the product could not be told.
+    fits = tf.logical_and(count < 2**15, count * height * width <= MAX_BATCH_PIXELS)
+    message = tf.strings.format(
+        "{} images, padded to {}x{} pixels, are too large together; send fewer in a request.",
+        (count, width, height),
+    )
+    return _where(fits, sizes, message)
 
 
 def _png_size(header: tf.Tensor) -> tf.Tensor:
@@ -60,6 +80,6 @@ def _png_size(header: tf.Tensor) -> tf.Tensor:
 
 
 def _where(condition: tf.Tensor, data: tf.Tensor, message: tf.Tensor) -> tf.Tensor:
-    """The same data, for operations that must not run before the condition is found to hold."""
+    """The same tensor, for operations that must not run before the condition is found to hold."""
     with tf.control_dependencies([tf.debugging.Assert(condition, [message])]):
         return tf.identity(data)

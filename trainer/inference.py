@@ -36,8 +36,8 @@ class Inference:
     """Views of a photo whose scores are averaged; by default there is one, the photo itself.
 
     Windows are seen one after the other, so that a network needs no more memory for a large photo
-    than for a window. What grows with the photo are sums: 4 bytes for each class and pixel, twice
-    at the photo's size and, where it is scaled, once more at the scale's.
+    than for a window. What grows with the photo are sums: 4 bytes for each class and pixel, up to
+    three times at the photo's size and, where it is scaled, once more at the scale's.
 
     Attributes:
       scales: Of height and width, above 0 and at most 4. Photos are resized bilinearly
@@ -110,6 +110,8 @@ class Inference:
         rows, columns = self._cuts(height), self._cuts(width)
         places = [np.s_[:, top, left] for top in rows for left in columns]
         first = self._seen(scorer, pixels[places[0]])
+        if len(places) == 1:
+            return np.array(first)
         total = np.zeros((*pixels.shape[:3], first.shape[-1]), np.float32)
         count = np.zeros((1, height, width, 1), np.float32)
         for number, place in enumerate(places):

@@ -24,12 +24,13 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 from pipeline import street
 from pipeline.errors import UserError
 from pipeline.input_fn import RecordReader
-from pipeline.palette import Palette
+from pipeline.palette import PALETTE_FILE, Palette
 from pipeline.records import parse_record
 from pipeline.startup import notices_kept_back
+from trainer.config import Config
 from trainer.inference import Scorer
 from trainer.run_folder import reason
-from trainer.saved_model import PALETTE_ASSET
+from trainer.saved_model import CONFIG_ASSET, open_folder
 
 QUANTIZATIONS = ("none", "dynamic", "int8")
 LABELS_FILE = "labels.txt"
@@ -81,19 +82,19 @@ def export(saved_model: str, quantize: str, data_dir: str | None = None) -> tupl
       The file, and how near it comes.
 
     Raises:
-      LiteRTError: Where there is no such SavedModel, int8 has no records, or the file does not
-        come near enough.
-      UserError: Where the records cannot be used.
+      LiteRTError: Where int8 has no records, or the file does not come near enough.
+      UserError: Where there is no such SavedModel, or the records cannot be used.
     """
     if quantize == "int8" and not data_dir:
         raise LiteRTError(
             "--quantize=int8 takes its ranges from records: name them with --data_dir, or use "
             "--quantize=dynamic."
         )
-    module, palette, assets = _load_saved_model(saved_model)
+    module, palette, assets = open_folder(saved_model)
     calibration: list[np.ndarray] = []
     if data_dir:
-        reader = _open_records(data_dir, palette)
+        config = Config.from_json(assets[CONFIG_ASSET].decode(), CONFIG_ASSET)
+        reader = _open_records(data_dir, config.train_split, palette)
         calibration = read_photos(reader, CALIBRATION_PHOTOS)
         photos = read_photos(reader, PARITY_PHOTOS, offset=0.5)
     else:
@@ -129,7 +130,7 @@ def load(path: str) -> tuple[Scorer, Palette]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            palette = Palette.from_dict(json.loads(archive.read(PALETTE_ASSET)))
+            palette = Palette.from_dict(json.loads(archive.read(PALETTE_FILE)))
         with notices_kept_back():
             interpreter = Interpreter(path, num_threads=os.cpu_count())
             interpreter.allocate_tensors()
@@ -223,28 +224,8 @@ def read_photos(reader: RecordReader, count: int, offset: float = 0.0) -> list[n
     return [record["image"] for record in records.as_numpy_iterator()]
 
 
-def _load_saved_model(folder: str) -> tuple[Any, Palette, dict[str, bytes]]:
-    """An exported network, its classes and its assets by their names."""
-    try:
-        assets = {}
-        with os.scandir(os.path.join(folder, "assets")) as entries:
-            for entry in sorted(entries, key=lambda entry: entry.name):
-                with open(entry.path, "rb") as file:
-                    assets[entry.name] = file.read()
-        palette = Palette.from_dict(json.loads(assets[PALETTE_ASSET]))
-        module = tf.saved_model.load(folder)
-        if not hasattr(module, "scores"):
-            raise ValueError("it has no scores and is of an earlier version; export it again")
-    except (OSError, ValueError, KeyError, IndexError, UserError, tf.errors.OpError) as error:
-        raise LiteRTError(
-            f"--saved_model {folder!r} is no SavedModel of trainer.export: {reason(error)}. Name a "
-            "folder such as RUN/export/3000."
-        ) from error
-    return module, palette, assets
-
-
-def _open_records(data_dir: str, palette: Palette) -> RecordReader:
-    reader = RecordReader(data_dir, "train")
+def _open_records(data_dir: str, split: str, palette: Palette) -> RecordReader:
+    reader = RecordReader(data_dir, split)
     if reader.info.palette.entries != palette.entries:
         raise LiteRTError(f"The records in {data_dir!r} have other classes than the SavedModel.")
     return reader

@@ -84,7 +84,7 @@ def predict_folder(
     bad = []
     for path in tqdm(paths, unit="photo", desc="predict", disable=not sys.stderr.isatty()):
         try:
-            photo = _read_photo(path, pairs_side)
+            photo = _read_photo(path, pairs_side, whole=inference.window is None)
         except (pairs.BadPair, OSError) as error:
             bad.append(f"{os.path.basename(path)}: {error}")
             continue
@@ -120,9 +120,15 @@ def _photos(source: str) -> list[str]:
     return paths
 
 
-def _read_photo(path: str, pairs_side: str | None) -> np.ndarray:
+def _read_photo(path: str, pairs_side: str | None, whole: bool) -> np.ndarray:
     with open(path, "rb") as file:
         data = file.read(pairs.MAX_FILE_BYTES + 1)
+    header = pairs.read_header(data, pairs.PHOTO_MODES if pairs_side is None else pairs.PAIR_MODES)
+    width, height = header.size
+    if whole and width * height > pairs.MAX_PREDICTED_PIXELS:
+        raise pairs.ImageTooLarge(
+            f"{width}x{height} pixels; more than {pairs.MAX_PREDICTED_PIXELS} need --window"
+        )
     if pairs_side is None:
-        return pairs.decode_image(data, pairs.PHOTO_MODES, apply_orientation=True)
-    return pairs.split_pair(pairs.decode_image(data), pairs_side)[0]
+        return pairs.decode_pixels(data, header, apply_orientation=True)
+    return pairs.split_pair(pairs.decode_pixels(data, header), pairs_side)[0]

@@ -122,7 +122,7 @@ def build_network(config: Config, info: DatasetInfo) -> Network:
         class_colors=info.palette.class_colors,
         mean=info.mean,
         std=info.std,
-        class_weights=info.class_weights(config.loss.class_weights),
+        class_weights=info.class_weights(config.loss.class_weights, config.train_split),
     )
 
 

@@ -66,14 +66,13 @@ def _overview(report: RunReport, sections: Sequence[str]) -> str:
     cards = "".join(
         f"<li><b>{value}</b> <span>{meaning}</span></li>" for _, value, meaning in _figures(report)
     )
-    training = sum(split.num_records for split in report.info.training_splits)
+    training = report.info.split(report.config.train_split).num_records
     validation = report.info.split(report.config.validation_split).num_records
-    losses = report.training.get("loss")
     return _OVERVIEW.format(
         name=page.text(report.name),
         num_classes=report.info.palette.num_classes,
         training=f"{training:,}",
-        steps=f"{losses[-1].step if losses else 0:,}",
+        steps=f"{_trained(report):,}",
         validation=f"{validation:,}",
         cards=cards,
         links="".join(f'<li><a href="#{_anchor(name)}">{name}</a></li>' for name in sections),
@@ -233,6 +232,12 @@ def _purpose(palette: Palette) -> str:
     return page.text(f"To give each pixel of a photo one of these classes: {names}.")
 
 
+def _trained(report: RunReport) -> int:
+    """The last step that was logged."""
+    losses = report.training.get("loss")
+    return losses[-1].step if losses else 0
+
+
 def _recipe(report: RunReport) -> list[tuple[str, list[str]]]:
     config = report.config
     model, optimizer = config.model, config.optimizer
@@ -240,8 +245,8 @@ def _recipe(report: RunReport) -> list[tuple[str, list[str]]]:
         ("network", f"{model.name}, {_backbone(config)}"),
         ("preset", config.preset),
         ("started from", config.initial_model or model.backbone_weights or "random weights"),
-        ("trained for", f"{config.steps:,} steps of {config.batch_size} crops of "
-         f"{config.data.crop_size} x {config.data.crop_size} pixels"),
+        ("trained for", f"{_trained(report):,} of {config.steps:,} steps of {config.batch_size} "
+         f"crops of {config.data.crop_size} x {config.data.crop_size} pixels"),
         ("optimizer", f"{optimizer.name}, learning rate {optimizer.learning_rate:g}, weight decay "
          f"{optimizer.weight_decay:g}"),
         ("seed", str(config.seed)),

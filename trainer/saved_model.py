@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +19,13 @@ from model.networks import Network
 from pipeline.dataset_info import DatasetInfo
 from pipeline.errors import UserError
 from pipeline.overlay import PHOTO_SHARE
-from pipeline.palette import IGNORE_LABEL, Palette
+from pipeline.pairs import MAX_PREDICTED_PIXELS
+from pipeline.palette import IGNORE_LABEL, PALETTE_FILE, Palette
 from trainer import image_bytes, run_folder
 from trainer.config import Config
+from trainer.image_bytes import check_batch
 from trainer.inference import Scorer
 
-PALETTE_ASSET = "palette.json"
 CONFIG_ASSET = "config.json"
 PREPROCESSING_ASSET = "preprocessing.json"
 GRAPH_FILE = "saved_model.pb"
@@ -92,11 +95,13 @@ class ServingModule(tf.Module):
             image_bytes,
             tf.RaggedTensorSpec([None, None], tf.uint8, ragged_rank=1),
         )
-        return {
-            "class_ids": ragged.to_tensor(tf.constant(IGNORE_LABEL, tf.uint8)),
-            "height": tf.cast(ragged.row_lengths(axis=1), tf.int32),
-            "width": tf.cast(tf.reduce_max(ragged.row_lengths(axis=2), axis=1), tf.int32),
-        }
+        heights = ragged.row_lengths(axis=1)
+        widths = tf.reduce_max(ragged.row_lengths(axis=2), axis=1)
+        sizes = check_batch(tf.stack([heights, widths], axis=1))
+        with tf.control_dependencies([sizes]):
+            class_ids = ragged.to_tensor(tf.constant(IGNORE_LABEL, tf.uint8))
+        height, width = tf.unstack(tf.cast(sizes, tf.int32), axis=1)
+        return {"class_ids": class_ids, "height": height, "width": width}
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
     def overlay(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -148,7 +153,8 @@ def export(model_dir: str, checkpoint: str) -> str:
         module = ServingModule(network, info.palette, assets)
         tf.saved_model.save(module, saved, signatures=module.signatures)
         target = os.path.join(versions, str(step))
-        shutil.rmtree(target, ignore_errors=True)
+        if os.path.exists(target):
+            os.rename(target, os.path.join(temporary, "replaced"))
         os.rename(saved, target)
     except tf.errors.OpError as error:
         raise run_folder.RunError(
@@ -159,67 +165,71 @@ def export(model_dir: str, checkpoint: str) -> str:
     return target
 
 
-def load(folder: str) -> tuple[Scorer, Palette]:
-    """Loads an exported network.
+def open_folder(folder: str) -> tuple[Any, Palette, dict[str, bytes]]:
+    """Opens an exported network.
 
     Args:
       folder: ``RUN/export/N``.
 
     Returns:
-      Its function ``scores``, and its classes.
+      What ``tf.saved_model.load`` gives, the classes, and the assets by their names.
 
     Raises:
       RunError: Where the folder is damaged, or no SavedModel of ours.
     """
     try:
-        palette = Palette.from_dict(json.loads(_read_asset(folder, PALETTE_ASSET)))
+        assets = {path.name: path.read_bytes() for path in Path(folder, "assets").iterdir()}
+        palette = Palette.from_dict(json.loads(assets[PALETTE_FILE]))
         module = tf.saved_model.load(folder)
-        scores = module.scores
-    except (OSError, ValueError, AttributeError, UserError, tf.errors.OpError) as error:
+        if not hasattr(module, "scores"):
+            raise ValueError("it has no scores and is of an earlier version; export it again")
+    except (OSError, ValueError, KeyError, IndexError, UserError, tf.errors.OpError) as error:
         raise run_folder.RunError(
-            f"--saved_model {folder!r} is no SavedModel of trainer.export: "
+            f"{folder!r} is damaged, or no SavedModel of trainer.export: "
             f"{run_folder.reason(error)}. Name a folder such as RUN/export/3000."
         ) from error
+    return module, palette, assets
 
-    def scorer(pixels: Any) -> tf.Tensor:
-        # The module must live as long as its function is called.
-        assert module is not None
-        return scores(tf.convert_to_tensor(pixels))
 
-    return scorer, palette
+def load(folder: str) -> tuple[Scorer, Palette]:
+    """Loads an exported network.
+
+    Args:
+      folder: See `open_folder`.
+
+    Returns:
+      Its function ``scores``, and its classes.
+
+    Raises:
+      RunError: See `open_folder`.
+    """
+    module, palette, _ = open_folder(folder)
+    return functools.partial(_scores, module), palette
+
+
+def _scores(module: Any, pixels: Any) -> tf.Tensor:
+    return module.scores(tf.convert_to_tensor(pixels))
 
 
 def read(folder: str) -> tuple[Config, Palette, dict[str, np.ndarray]]:
     """Reads what an exported network was made of, without building it.
 
     Args:
-      folder: ``RUN/export/N``.
+      folder: See `open_folder`.
 
     Returns:
       The run's configuration; its palette; and the network's weights and statistics, float arrays
       by the paths that Keras gave them.
 
     Raises:
-      RunError: Where the folder is damaged, or no SavedModel of ours.
+      RunError: See `open_folder`.
       UserError: Where it is a later version's, with what is not known here.
     """
-    try:
-        config = Config.from_json(_read_asset(folder, CONFIG_ASSET), CONFIG_ASSET)
-        palette = Palette.from_dict(json.loads(_read_asset(folder, PALETTE_ASSET)))
-        state = tf.saved_model.load(folder)._state
-    except (OSError, ValueError, AttributeError, IndexError, tf.errors.OpError) as error:
-        raise run_folder.RunError(
-            f"{folder!r} is damaged, or no SavedModel of trainer.export: "
-            f"{run_folder.reason(error)}."
-        ) from error
+    module, palette, assets = open_folder(folder)
+    config = Config.from_json(assets[CONFIG_ASSET].decode(), CONFIG_ASSET)
     # A TensorFlow variable has the path of the Keras variable that it was part of for its name.
-    weights = {v.name.removesuffix(":0"): v.numpy() for v in state if v.dtype.is_floating}
+    weights = {v.name.removesuffix(":0"): v.numpy() for v in module._state if v.dtype.is_floating}
     return config, palette, weights
-
-
-def _read_asset(folder: str, name: str) -> str:
-    with open(os.path.join(folder, "assets", name), encoding="utf-8") as file:
-        return file.read()
 
 
 def _preprocessing(info: DatasetInfo) -> dict[str, Any]:
@@ -227,7 +237,7 @@ def _preprocessing(info: DatasetInfo) -> dict[str, Any]:
     return {
         "image_bytes": {
             "formats": ["JPEG", "PNG"],
-            "max_pixels": image_bytes.MAX_PIXELS,
+            "max_pixels": MAX_PREDICTED_PIXELS,
             "exif_orientation": "not applied",
             "jpeg_dct_method": "INTEGER_ACCURATE",
         },
@@ -245,7 +255,7 @@ def _preprocessing(info: DatasetInfo) -> dict[str, Any]:
 
 def _write_assets(folder: str, config: Config, info: DatasetInfo) -> list[str]:
     texts = {
-        PALETTE_ASSET: json.dumps(info.palette.to_dict()),
+        PALETTE_FILE: json.dumps(info.palette.to_dict()),
         CONFIG_ASSET: config.to_json(),
         PREPROCESSING_ASSET: json.dumps(_preprocessing(info), indent=2),
     }

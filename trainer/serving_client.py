@@ -13,12 +13,14 @@ import base64
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
 from pipeline.errors import UserError
+
+_Answer = TypeVar("_Answer")
 
 
 class ServingError(UserError):
@@ -40,21 +42,26 @@ def class_ids(url: str, photos: Sequence[bytes], timeout: float = 60.0) -> list[
     Raises:
       ServingError: Where the server cannot be reached, or refuses one of the photos.
     """
-    answers = _predict(url, "serving_default", photos, timeout)
-    return [
-        np.array(answer["class_ids"], np.uint8)[: answer["height"], : answer["width"]]
-        for answer in answers
-    ]
+
+    def ids(answer: Any) -> np.ndarray:
+        return np.array(answer["class_ids"], np.uint8)[: answer["height"], : answer["width"]]
+
+    return _predict(url, "serving_default", photos, timeout, ids)
 
 
 def overlays(url: str, photos: Sequence[bytes], timeout: float = 60.0) -> list[bytes]:
     """The photos tinted with their classes' colours, a PNG each; see `class_ids`."""
-    answers = _predict(url, "overlay", photos, timeout)
-    return [base64.b64decode(answer["b64"]) for answer in answers]
+    return _predict(url, "overlay", photos, timeout, lambda answer: base64.b64decode(answer["b64"]))
 
 
-def _predict(url: str, signature: str, photos: Sequence[bytes], timeout: float) -> list[Any]:
-    """What a signature of encoded photos answers, one value or object for each of them."""
+def _predict(
+    url: str,
+    signature: str,
+    photos: Sequence[bytes],
+    timeout: float,
+    read: Callable[[Any], _Answer],
+) -> list[_Answer]:
+    """What a signature of encoded photos answers, read for each of them."""
     instances = [{"b64": base64.b64encode(photo).decode()} for photo in photos]
     body = json.dumps({"signature_name": signature, "instances": instances}).encode()
     request = urllib.request.Request(
@@ -62,15 +69,15 @@ def _predict(url: str, signature: str, photos: Sequence[bytes], timeout: float) 
     )
     try:
         with urllib.request.urlopen(request, timeout=timeout) as response:
-            return json.load(response)["predictions"]
+            return [read(answer) for answer in json.load(response)["predictions"]]
     except urllib.error.HTTPError as error:
         raise ServingError(f"{url!r} refused the request: {_reason(error)}.") from error
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise ServingError(f"{url!r} does not answer as a model server: {error}.") from error
 
 
 def _reason(error: urllib.error.HTTPError) -> str:
     try:
         return json.load(error)["error"].partition("\n")[0].rstrip(".")
-    except (ValueError, KeyError):
+    except (ValueError, LookupError, TypeError, AttributeError):
         return f"{error.code} {error.reason}"

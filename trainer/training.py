@@ -61,6 +61,13 @@ def train(
             f"--batch_size is over all replicas and must divide among them. Received: "
             f"{config.batch_size} for {strategy.num_replicas_in_sync} replicas."
         )
+    share = config.batch_size // strategy.num_replicas_in_sync
+    if share % config.accumulation_steps:
+        raise TrainingError(
+            f"accumulation_steps={config.accumulation_steps} must divide a replica's share of the "
+            f"batch. Received: {config.batch_size} examples for "
+            f"{strategy.num_replicas_in_sync} replicas."
+        )
     if config.jit_compile and strategy.num_replicas_in_sync > 1:
         raise TrainingError(
             "XLA compiles for one replica only, as replicas add up their sums in the middle of a "

@@ -227,6 +227,7 @@ def test_a_slip_in_the_flags_of_training(folders, run_command, flags, code, part
             ["--model_dir, which is not given", "--checkpoint=latest"],
         ),
         ("export", "", 1, ["--model_dir is missing"]),
+        ("export", "--format=litert --model_dir={run}", 1, ["--model_dir is for", "--saved_model"]),
         ("import_weights", GOOD, 1, ["--weights is missing"]),
         (
             "import_weights",

@@ -302,3 +302,11 @@ def test_an_unknown_preset_lists_the_known_ones():
 @pytest.mark.parametrize(("steps", "every", "interval"), [(95, 0, 10), (5, 0, 1), (95, 40, 40)])
 def test_evaluation_interval(steps, every, interval):
     assert Config(steps=steps, evaluate_every=every).evaluation_interval == interval
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_values_that_only_fit_together_are_set_at_once_in_any_order(order):
+    accumulating = config_lib.override(Config(), "accumulation_steps", 2)
+    changes = [("loss.ohem_threshold", 0.7), ("accumulation_steps", 1)][::order]
+    changed = config_lib.override_all(accumulating, changes)
+    assert (changed.accumulation_steps, changed.loss.ohem_threshold) == (1, 0.7)

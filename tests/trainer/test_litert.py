@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from pipeline import street
 from pipeline.dataset_info import INFO_FILE
+from pipeline.errors import UserError
 from pipeline.input_fn import RecordReader
 from pipeline.palette import CITYSCAPES, Palette
 from trainer import litert, run_folder
@@ -182,7 +183,7 @@ def test_photos_are_spread_over_the_split(records_dir):
 class TestRefusals:
     def refusal(self, folder, *arguments) -> str:
         before = sorted(path.name for path in folder.parent.iterdir())
-        with pytest.raises(LiteRTError) as caught:
+        with pytest.raises(UserError) as caught:
             litert.export(str(folder), *arguments)
         assert sorted(path.name for path in folder.parent.iterdir()) == before
         assert "\n" not in str(caught.value)
@@ -201,7 +202,7 @@ class TestRefusals:
     def test_what_is_no_saved_model(self, tmp_path):
         (tmp_path / "7").mkdir()
         message = self.refusal(tmp_path / "7", "none")
-        assert "7' is no SavedModel of trainer.export: " in message
+        assert "7' is damaged, or no SavedModel of trainer.export: " in message
 
     def test_a_saved_model_without_scores(self, folder, tmp_path):
         tf.saved_model.save(tf.Module(), str(tmp_path / "7"))

@@ -100,13 +100,15 @@ def test_what_is_no_photo_is_listed_and_the_others_are_done(trained_run, photos,
     (photos / "empty.png").write_bytes(b"")
     (photos / "half.jpg").write_bytes((photos / "a.jpg").read_bytes()[:1200])
     (photos / "folder.jpg").mkdir()
+    cv2.imwrite(str(photos / "large.png"), np.zeros((4096, 4097), np.uint8))
     done, bad = predict(trained_run, photos, tmp_path / "output")
     assert done == 3
     reasons = dict(entry.split(": ", 1) for entry in bad)
-    assert reasons.keys() == {"text.jpg", "empty.png", "half.jpg", "folder.jpg"}
+    assert reasons.keys() == {"text.jpg", "empty.png", "half.jpg", "folder.jpg", "large.png"}
     assert reasons["text.jpg"] == "not a JPEG or PNG file"
     assert reasons["empty.png"] == "the file is empty"
     assert "cut short" in reasons["half.jpg"]
+    assert reasons["large.png"] == "4097x4096 pixels; more than 16777216 need --window"
     assert len(list((tmp_path / "output").iterdir())) == 6
 
 
@@ -231,6 +233,6 @@ def test_what_is_no_saved_model_is_named(trained_run, photos, tmp_path, damage):
     with pytest.raises(RunError) as caught:
         prediction.predict_folder(str(folder), str(photos), str(tmp_path / "output"))
     message = str(caught.value)
-    assert f"--saved_model {str(folder)!r} is no SavedModel of trainer.export: " in message
+    assert f"{str(folder)!r} is damaged, or no SavedModel of trainer.export: " in message
     assert "\n" not in message
     assert not (tmp_path / "output").exists()

@@ -24,7 +24,7 @@ from pipeline.errors import UserError
 from pipeline.label_photos import FoundPhoto
 from pipeline.manifest import PartSummary
 from pipeline.palette import CITYSCAPES, Palette
-from pipeline.prediction_job import PredictionOptions
+from pipeline.prediction_job import PredictionJobError, PredictionOptions
 from trainer import prediction
 
 ROOT = Path(__file__).parents[2]
@@ -414,3 +414,28 @@ def test_keys_begin_where_the_pattern_begins_to_vary(pattern, folder):
     photo = label_photos.found_photo(FileMetadata(f"{folder}/x/y.jpg", 1), folder)
     assert photo.key == "x/y.jpg"
     assert manifest.output_name(photo.key, "_ids.png") == "x/y_ids.png"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "output_dir", "apart"),
+    [
+        ("a/**", "b", True),
+        ("a/**", "ab", True),
+        ("a/*.jpg", "a/out", True),
+        ("a/**", "a/out", False),
+        ("a/**", "a", False),
+        ("a/*/*.png", "a/b", False),
+        ("gs://a/**", "gs://a/b/", False),
+        ("gs://a/b/**", "gs://a/bc", True),
+    ],
+)
+def test_an_output_where_photos_are_looked_for_is_refused(monkeypatch, tmp_path, pattern,
+                                                          output_dir, apart):  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    absolute = pattern if "://" in pattern else str(tmp_path / pattern)
+    root = prediction_job.folder_of(absolute)
+    if apart:
+        prediction_job._check_apart(output_dir, absolute, root)
+    else:
+        with pytest.raises(PredictionJobError, match="looks for photos; name a folder elsewhere"):
+            prediction_job._check_apart(output_dir, absolute, root)

@@ -254,6 +254,17 @@ def test_bad_bytes_are_an_error_of_that_request_alone(served, signature, name, p
     assert part in served["refused"][f"{signature} bad_{name}"]
 
 
+def test_a_tall_and_a_wide_photo_cannot_take_the_memory_together(trained_run):
+    thin = np.zeros((20_000, 1, 3), np.uint8)
+    data = [cv2.imencode(".png", photo)[1].tobytes() for photo in (thin, thin.transpose(1, 0, 2))]
+    ask = tf.saved_model.load(trained_run.saved_model).signatures["serving_default"]
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match="2 images, padded to 20000x20000 pixels"
+    ):
+        ask(image_bytes=tf.constant(data))
+    assert ask(image_bytes=tf.constant(data[:1]))["class_ids"].shape == (1, 20_000, 1)
+
+
 def test_the_signatures_are_as_documented(trained_run):
     signatures = tf.saved_model.load(trained_run.saved_model).signatures
     assert set(signatures) == {"serving_default", "from_images", "probabilities", "overlay"}
@@ -275,7 +286,7 @@ def test_palette_configuration_and_preprocessing_travel_along(
     trained_run, tiny_config, records_dir, tmp_path
 ):
     folder = shutil.copytree(trained_run.saved_model, tmp_path / "7")
-    palette = json.loads((folder / "assets" / saved_model.PALETTE_ASSET).read_text())
+    palette = json.loads((folder / "assets" / "palette.json").read_text())
     assert Palette.from_dict(palette) == CITYSCAPES
     config = (folder / "assets" / saved_model.CONFIG_ASSET).read_text()
     assert Config.from_json(config, "asset") == tiny_config

@@ -445,6 +445,16 @@ def test_a_batch_that_does_not_divide_is_refused(
     assert not (tmp_path / "run").exists()
 
 
+def test_parts_that_do_not_divide_a_replicas_share_are_refused(
+    mirrored_strategy, tiny_config, records_dir, tmp_path
+):
+    changes = [("batch_size", 4), ("accumulation_steps", 4)]
+    config = config_lib.override_all(tiny_config, changes)
+    with pytest.raises(TrainingError, match=r"accumulation_steps=4 .* 4 examples for 2 replicas"):
+        training.train(config, mirrored_strategy, str(records_dir), str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_xla_on_two_replicas_is_refused(mirrored_strategy, tiny_config, records_dir, tmp_path):
     config = config_lib.override(tiny_config, "jit_compile", True)
     with pytest.raises(TrainingError, match=r"one replica only.*Received: 2 replicas"):
