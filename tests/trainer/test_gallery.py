@@ -112,7 +112,7 @@ def test_pictures_show_photo_truth_prediction_and_mistakes(page, report):
 
 
 def test_the_card_says_recipe_data_licence_and_limits(report, page, tiny_config):
-    assert page.rows["trained for"] == ["40 steps of 8 crops of 64 x 64 pixels"]
+    assert page.rows["trained for"] == ["40 of 40 steps of 8 crops of 64 x 64 pixels"]
     assert page.rows["optimizer"] == ["sgd, learning rate 0.1, weight decay 0"]
     assert page.rows["pictures in train"] == ["24, up to 64 x 64 pixels"]
     assert page.rows["label recovery"] == ["robust"]
