@@ -185,6 +185,8 @@ def test_packages_from_outside(module, allowed):
         ("trainer.config", set()),
         ("trainer.config_flags", set()),
         ("trainer.evaluate", set()),
+        ("trainer.predict", set()),
+        ("trainer.export", set()),
         ("trainer.inference_flags", set()),
         ("trainer.training", {"tensorflow", "keras"}),
         ("trainer.prediction", {"tensorflow", "keras"}),

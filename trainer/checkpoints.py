@@ -13,6 +13,7 @@ from google.protobuf import text_format
 
 from trainer import run_folder
 from trainer.run_folder import RunError
+from trainer.whole_file import write_whole
 
 _KEPT = {"latest": 2, "best": 1}
 
@@ -139,7 +140,7 @@ def _list_only(count: int, folder: str) -> None:
     state.all_model_checkpoint_paths[:] = names
     del state.all_model_checkpoint_timestamps[count:]
     listing = epath.Path(folder) / "checkpoint"
-    run_folder.write_whole(listing, text_format.MessageToString(state))
+    write_whole(listing, text_format.MessageToString(state))
     for path in damaged:
         for file in tf.io.gfile.glob(f"{path}.*"):
             tf.io.gfile.remove(file)

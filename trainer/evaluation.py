@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from etils import epath
 
 from model import metrics
 from model.confusion import confusion_matrix
@@ -19,6 +18,7 @@ from pipeline.input_fn import Batch, RecordReader, evaluation_dataset
 from pipeline.palette import IGNORE_LABEL, Palette
 from trainer import distribution, pictures, progress, run_folder
 from trainer.inference import WHOLE_PHOTO, Inference, Scorer
+from trainer.whole_file import write_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +29,11 @@ class Example:
     photo: np.ndarray
     truth: np.ndarray
     prediction: np.ndarray
+
+    @property
+    def shown_prediction(self) -> np.ndarray:
+        """The prediction, void where the truth is: what is there would only distract."""
+        return np.where(self.truth == IGNORE_LABEL, self.truth, self.prediction)
 
     @property
     def pixel_accuracy(self) -> float:
@@ -297,6 +302,6 @@ def write(
     os.makedirs(folder, exist_ok=True)
     path = os.path.join(folder, f"evaluation-{split}")
     result = {**about, **summarize(matrix, palette), "confusion_matrix": matrix.tolist()}
-    run_folder.write_whole(epath.Path(f"{path}.json"), json.dumps(result, indent=2))
+    write_whole(f"{path}.json", json.dumps(result, indent=2))
     pictures.write_png(f"{path}.png", pictures.confusion_picture(matrix, palette.class_names))
     return path

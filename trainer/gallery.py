@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 
 from absl import flags
-from etils import epath
 
 from pipeline import cli
+from trainer.whole_file import write_whole
 
 _MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run.")
 _DATA_DIR = flags.DEFINE_string(
@@ -29,12 +29,12 @@ def main(_: list[str]) -> None:
     from pipeline.startup import start_tensorflow
 
     start_tensorflow()
-    from trainer import run_folder, run_page, run_report
+    from trainer import run_page, run_report
     from trainer.failures import tensorflow_errors
 
     with tensorflow_errors(_DATA_DIR.value):
         report = run_report.gather(model_dir, _DATA_DIR.value)
-    run_folder.write_whole(epath.Path(output), run_page.as_page(report, _DATA_LICENCE.value))
+    write_whole(output, run_page.as_page(report, _DATA_LICENCE.value))
     if report.measurement is None:
         print("Without pictures: the run's records are not at hand. Name them with --data_dir.")
     print(f"Page: {output}")

@@ -28,6 +28,7 @@ from pipeline.dataset_info import DatasetInfo
 from pipeline.errors import UserError
 from trainer.config import Config, ConfigError, LossConfig, ModelConfig, differences
 from trainer.weight_average import averaged_variables
+from trainer.whole_file import write_whole
 
 CONFIG_FILE = "config.json"
 CHECKPOINTS = ("best", "latest")
@@ -85,13 +86,6 @@ def require_run(model_dir: str) -> None:
 def _content(info: DatasetInfo) -> DatasetInfo:
     palette = dataclasses.replace(info.palette, name="")
     return dataclasses.replace(info, palette=palette, provenance={})
-
-
-def write_whole(path: epath.Path, text: str) -> None:
-    """Writes a file that appears whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def load(model_dir: str) -> tuple[Config, DatasetInfo]:

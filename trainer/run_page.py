@@ -10,7 +10,7 @@ import numpy as np
 
 from model import metrics
 from pipeline import page
-from pipeline.palette import IGNORE_LABEL, Palette
+from pipeline.palette import Palette
 from pipeline.report import Findings, share
 from pipeline.strips import encode_rgb, shrink
 from trainer import charts, pictures
@@ -174,11 +174,9 @@ def _confusion_cell(pixels: int, whole: int, truth: str, prediction: str) -> str
 def _figure(example: Example, palette: Palette) -> str:
     photo = shrink(example.photo, cv2.INTER_AREA)
     truth, prediction = (
-        shrink(labels, cv2.INTER_NEAREST) for labels in (example.truth, example.prediction)
+        shrink(labels, cv2.INTER_NEAREST) for labels in (example.truth, example.shown_prediction)
     )
     wrong = pictures.mistakes(photo, truth, prediction)
-    # A prediction where there is no truth would only distract.
-    prediction = np.where(truth == IGNORE_LABEL, IGNORE_LABEL, prediction)
     shares = np.bincount(truth.reshape(-1), minlength=256)[: palette.num_classes] / truth.size
     chips = [
         (palette.class_colors[k], palette.class_names[k])

@@ -89,9 +89,8 @@ class Summaries:
         self._validation.flush()
 
     def _strip(self, example: Example) -> np.ndarray:
-        # A prediction where there is no truth would only distract.
-        prediction = np.where(example.truth == 255, 255, example.prediction)
-        colored = [self._palette.colorize(labels) for labels in (example.truth, prediction)]
+        shown = (example.truth, example.shown_prediction)
+        colored = [self._palette.colorize(labels) for labels in shown]
         return pictures.strip([example.photo, *colored])
 
 

@@ -27,6 +27,7 @@ from trainer import curves, search
 from trainer.config import Config
 from trainer.interruption import EXIT_CODES
 from trainer.search import Values
+from trainer.whole_file import write_whole
 
 
 class SweepError(UserError):
@@ -129,8 +130,8 @@ class Sweep:
         if self._folder.exists() and any(self._folder.iterdir()):
             raise SweepError(f"--sweep_dir {str(self._folder)!r} is not empty and holds no sweep.")
         self._folder.mkdir(parents=True, exist_ok=True)
-        _write_whole(self._folder / "config.json", self._config.to_json())
-        _write_whole(plan, json.dumps(self._plan, indent=2) + "\n")
+        write_whole(self._folder / "config.json", self._config.to_json())
+        write_whole(plan, json.dumps(self._plan, indent=2) + "\n")
 
     @property
     def _plan(self) -> dict[str, object]:
@@ -187,7 +188,7 @@ class Sweep:
     def _report(self) -> None:
         text = self.table()
         print(text, flush=True)
-        _write_whole(self._folder / "sweep.txt", text + "\n")
+        write_whole(self._folder / "sweep.txt", text + "\n")
 
     def table(self) -> str:
         """A line for each run, the best first, and the sentences of those that failed."""
@@ -247,7 +248,7 @@ class Sweep:
             error=_sentence(code, last) if failed else "",
             **_scores(folder),
         )
-        _write_whole(folder / "trial.json", json.dumps(dataclasses.asdict(outcome)) + "\n")
+        write_whole(folder / "trial.json", json.dumps(dataclasses.asdict(outcome)) + "\n")
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -290,9 +291,3 @@ def _sentence(code: int, last: str) -> str:
     if code < 0:
         return f"ended by {signal.Signals(-code).name}"
     return last.removeprefix("error: ") or f"ended with {code}"
-
-
-def _write_whole(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
