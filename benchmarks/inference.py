@@ -37,14 +37,25 @@ CONTENDERS = (
     "saved_model", "litert_none", "litert_dynamic", "litert_int8", "keras_predict", "torch",
 )  # fmt: skip
 
-_MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run.")
-_SAVED_MODEL = flags.DEFINE_string("saved_model", None, "Its SavedModel.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder that pipeline.preprocess wrote.")
-_CONTENDERS = flags.DEFINE_multi_enum("contenders", CONTENDERS, CONTENDERS, "Who takes part.")
-_SIZE = flags.DEFINE_integer("size", 256, "Height and width of the images.", lower_bound=32)
-_SECONDS = flags.DEFINE_float("seconds", 5.0, "Least time to measure a batch size in a round.")
-_ROUNDS = flags.DEFINE_integer("rounds", 3, "Rounds by turns.", lower_bound=1)
-_PHOTOS = flags.DEFINE_integer("photos", 500, "Validation photos to score.", lower_bound=0)
+# These names are common ones: whoever imports this module may define them anew.
+_MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run.", allow_override=True)
+_SAVED_MODEL = flags.DEFINE_string("saved_model", None, "Its SavedModel.", allow_override=True)
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Folder that pipeline.preprocess wrote.", allow_override=True
+)
+_CONTENDERS = flags.DEFINE_multi_enum(
+    "contenders", CONTENDERS, CONTENDERS, "Who takes part.", allow_override=True
+)
+_SIZE = flags.DEFINE_integer(
+    "size", 256, "Height and width of the images.", lower_bound=32, allow_override=True
+)
+_SECONDS = flags.DEFINE_float(
+    "seconds", 5.0, "Least time to measure a batch size in a round.", allow_override=True
+)
+_ROUNDS = flags.DEFINE_integer("rounds", 3, "Rounds by turns.", lower_bound=1, allow_override=True)
+_PHOTOS = flags.DEFINE_integer(
+    "photos", 500, "Validation photos to score.", lower_bound=0, allow_override=True
+)
 
 
 @dataclasses.dataclass(frozen=True)
