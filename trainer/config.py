@@ -234,7 +234,7 @@ class Config:
 
 
 PRESETS = {
-    # Ten minutes on two cores for pictures of 256x256: BUILD_NOTES.md says what was tried.
+    # Some ten minutes of steps on two cores; BUILD_NOTES.md says what was tried.
     "small": Config(
         preset="small",
         steps=6500,
