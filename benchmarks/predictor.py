@@ -9,7 +9,6 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,7 @@ import numpy as np
 
 from benchmarks.stopwatch import measure
 from pipeline.startup import start_tensorflow
-
-Scorer = Callable[[np.ndarray], Any]
-"""From pixels, float32 [B, H, W, 3] in 0 to 255, to scores, float32 [B, H, W, K]."""
+from trainer.inference import Scorer
 
 BATCH_SIZES = (1, 8)
 
@@ -65,13 +62,12 @@ def _keras_predict(model_dir: str) -> tuple[Scorer, int | None]:
 
 
 def _saved_model(folder: str) -> tuple[Scorer, int | None]:
-    import tensorflow as tf
+    from trainer import saved_model
 
-    module = tf.saved_model.load(folder)
+    scores, _ = saved_model.load(folder)
     files = (path for path in Path(folder).rglob("*") if path.is_file())
-    return lambda pixels: module.scores(tf.constant(pixels)).numpy(), sum(
-        path.stat().st_size for path in files
-    )
+    # As an array, like what the others give.
+    return lambda pixels: np.asarray(scores(pixels)), sum(path.stat().st_size for path in files)
 
 
 def _litert(path: str) -> tuple[Scorer, int | None]:
