@@ -70,12 +70,17 @@ def make_step(
     def replica_gradients(batch: Batch) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
         """Loss and gradients of the global batch, and the gradients' norm."""
         sums: list[tf.Tensor] = []
-        parts = (tf.split(batch[name], accumulation_steps) for name in ("image", "label"))
-        for images, labels in zip(*parts, strict=True):
-            # One after the other, so that the memory of one is enough.
+        for part in range(accumulation_steps):
+            # Every n-th example, so that a part holds the same ones on any number of replicas,
+            # and batch normalisation the same statistics.
+            # One part after the other, so that the memory of one is enough.
             with tf.control_dependencies(sums):
-                part = compute(tf.identity(images), tf.identity(labels))
-            sums = [a + b for a, b in zip(sums, part, strict=True)] if sums else list(part)
+                images, labels = (
+                    tf.identity(batch[name][part::accumulation_steps])
+                    for name in ("image", "label")
+                )
+                computed = compute(images, labels)
+            sums = [a + b for a, b in zip(sums, computed, strict=True)] if sums else list(computed)
         loss, count, *gradients = _total(sums)
         if accumulation_steps > 1:
             count = tf.maximum(count, 1.0)

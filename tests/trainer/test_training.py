@@ -72,14 +72,17 @@ def uneven_batches():
 class Stepper:
     """A network with its optimizer, trained step by step under a strategy."""
 
-    def __init__(self, strategy, build, options):
+    def __init__(self, strategy, build, options, accumulation_steps=1):
         self._strategy = strategy
         keras.utils.set_random_seed(1)
         with strategy.scope():
             network = build()
             self.model = network.model
             optimizer = Optimizer(options, STEPS + 1, network)
-        self._step = make_step(strategy, network, optimizer, clip_norm=options.clip_norm)
+        self._step = make_step(
+            strategy, network, optimizer, clip_norm=options.clip_norm,
+            accumulation_steps=accumulation_steps,
+        )  # fmt: skip
 
     def __call__(self, batch):
         """Loss and norm of a step on a global batch."""
@@ -163,6 +166,21 @@ def test_two_replicas_are_one_device(
     assert any(path.endswith("kernel") for path in moved)
     assert any(path.endswith("moving_mean") for path in moved)
     assert any(path.endswith("moving_variance") for path in moved)
+
+
+def test_two_replicas_normalise_the_parts_of_a_batch_as_one_device_does(mirrored_strategy):
+    options = OptimizerConfig(name="sgd", learning_rate=0.1, warmup_steps=0)
+    one = Stepper(distribution.create_strategy("one"), small_network, options, 2)
+    two = Stepper(mirrored_strategy, small_network, options, 2)
+    whole = Stepper(distribution.create_strategy("one"), small_network, options)
+    for batch in uneven_batches():
+        for stepper in (one, two, whole):
+            stepper(batch)
+    found, of_whole = two.state(), whole.state()
+    for path, value in one.state().items():
+        assert np.abs(found[path] - value).max() < 1e-5, path
+    # The statistics are those of a part.
+    assert any(np.abs(of_whole[path] - value).max() > 1e-3 for path, value in found.items())
 
 
 def test_two_replicas_are_one_device_where_hard_pixels_alone_train(mirrored_strategy):
