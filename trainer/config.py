@@ -90,19 +90,22 @@ class LossConfig:
             )
 
 
+OPTIMIZERS = ("sgd", "adamw", "muon")
+
+
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
     """The optimizer and the poly schedule with warm-up.
 
     Attributes:
-      name: ``sgd`` or ``adamw``.
+      name: ``sgd``, ``adamw`` or ``muon``; see `trainer.muon`.
       learning_rate: Its peak, reached at the end of the warm-up.
       head_rate_factor: Of the learning rate of all but the backbone.
       warmup_steps: Steps of linear growth.
       power: Of the poly schedule, (1 - step / steps) ** power.
       momentum: Of ``sgd``.
       weight_decay: Of kernels; not of biases and batch normalisation. With ``sgd`` it is the
-        factor of an L2 penalty's gradient, with ``adamw`` it is decoupled.
+        factor of an L2 penalty's gradient, with the others it is decoupled.
       clip_norm: Largest global norm of the gradients; 0 for none.
     """
 
@@ -116,8 +119,10 @@ class OptimizerConfig:
     clip_norm: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.name not in ("sgd", "adamw"):
-            raise ValueError(f"`optimizer.name` must be 'sgd' or 'adamw'. Received: {self.name!r}")
+        if self.name not in OPTIMIZERS:
+            raise ValueError(
+                f"`optimizer.name` must be one of {', '.join(OPTIMIZERS)}. Received: {self.name!r}"
+            )
         for name in ("learning_rate", "head_rate_factor"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"`{name}` must be positive. Received: {getattr(self, name)}")

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from model.networks import Network
 from trainer.config import ConfigError, OptimizerConfig
+from trainer.muon import Muon
 from trainer.schedule import PolyWithWarmup
 
 _NOT_DECAYED = ("bias", "gamma", "beta")
@@ -30,8 +31,8 @@ class Optimizer:
     With ``sgd``, weight decay is the gradient of the L2 penalty, weight_decay / 2 * kernel ** 2,
     and passes through the momentum: v = momentum * v - rate * (gradient + weight_decay * kernel),
     kernel += v, as in Caffe, with which Zhao et al. 2017 trained. (PyTorch multiplies by the rate
-    after the momentum, which is the same while the rate is.) With ``adamw`` it is decoupled from
-    the gradient (Loshchilov and Hutter 2019).
+    after the momentum, which is the same while the rate is.) With ``adamw`` and ``muon`` it is
+    decoupled from the gradient (Loshchilov and Hutter 2019).
 
     Args:
       config: Which optimizer, and its values.
@@ -108,6 +109,11 @@ def _keras_optimizer(
     schedule = PolyWithWarmup(peak, steps, config.warmup_steps, config.power)
     if config.name == "sgd":
         return keras.optimizers.SGD(schedule, momentum=config.momentum)
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay)
+    if config.name == "muon":
+        optimizer = Muon(
+            schedule, weight_decay=config.weight_decay, adam_weight_decay=config.weight_decay
+        )
+    else:
+        optimizer = keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay)
     optimizer.exclude_from_weight_decay(var_names=list(_NOT_DECAYED))
     return optimizer

@@ -6,7 +6,7 @@ import pytest
 
 from model.losses import ColorRegression
 from model.networks import Network
-from trainer.config import ConfigError, OptimizerConfig
+from trainer.config import OPTIMIZERS, ConfigError, OptimizerConfig
 from trainer.optimizer import Optimizer
 
 WARMUP = {"learning_rate": 0.1, "warmup_steps": 2, "power": 1.0}
@@ -40,7 +40,7 @@ def weights(optimizer):
     return {variable.path: variable.numpy() for variable in optimizer.trainable_variables}
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("factor", [1.0, 10.0])
 def test_it_trains_every_weight_and_follows_the_schedule(name, factor):
     network = small_network()
@@ -62,7 +62,7 @@ def test_it_trains_every_weight_and_follows_the_schedule(name, factor):
     assert not any(found)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_heads_move_as_with_a_rate_of_their_own(name):
     """As the weights do of networks whose one rate is the backbone's, or the heads'."""
     moved = {}
@@ -104,7 +104,43 @@ def test_sgd_is_its_formula_with_l2_of_kernels():
     assert kinds == {"kernel", "bias", "gamma", "beta"}
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_muon_makes_the_singular_values_of_a_kernels_momentum_one():
+    pixels = keras.Input([None, None, 3])
+    features = keras.layers.Conv2D(4, 3, name="stem")(pixels)
+    features = keras.layers.Conv2D(5, 3, name="c")(features)
+    features = keras.layers.DepthwiseConv2D(3, name="d")(features)
+    scores = keras.layers.Conv2D(6, 1, name="head_classes")(features)
+    network = Network(keras.Model(pixels, {"colors": scores}), ColorRegression(np.eye(3)), None)
+    options = {"weight_decay": 0.2, **WARMUP}
+    muon, adamw = (
+        Optimizer(OptimizerConfig(name, **options), 4, Network(*(
+            keras.models.clone_model(network.model), network.objective, None)))
+        for name in ("muon", "adamw")
+    )  # fmt: skip
+    random_weights(adamw)
+    before = random_weights(muon)
+    momentum = 0.0
+    for step in range(3):
+        gradients = random_gradients(muon, step)
+        for optimizer in (muon, adamw):
+            optimizer.apply(gradients)
+        after = weights(muon)
+        gradient = gradients[list(before).index("c/kernel")].reshape(36, 5).astype(np.float64)
+        momentum = 0.95 * momentum + gradient
+        left, _, right = np.linalg.svd(gradient + 0.95 * momentum, full_matrices=False)
+        rate = RATES[step]
+        moved = (1 - 0.2 * rate) * before["c/kernel"] - after["c/kernel"]
+        values = left.T @ moved.reshape(36, 5) @ right.T / (rate * 0.2 * np.sqrt(36))
+        # Five steps of Newton-Schulz end near one, not at it.
+        assert 0.6 < np.diag(values).min() <= np.diag(values).max() < 1.3
+        np.testing.assert_allclose(values, np.diag(np.diag(values)), atol=1e-4)
+        before = after
+    for path, expected in weights(adamw).items():
+        if path != "c/kernel":
+            np.testing.assert_allclose(before[path], expected, rtol=1e-5, err_msg=path)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_without_gradients_kernels_alone_shrink(name):
     config = OptimizerConfig(name, weight_decay=0.2, momentum=0.5, **WARMUP)
     optimizer = Optimizer(config, 4, small_network())

@@ -101,7 +101,7 @@ def worker_config(tiny_config):
     """All of a step that replicas must do together; no dropout, as each replica draws its own.
 
     Without a pyramid: its averages of a picture leave a normalisation four values, whose rounding
-    is soon enough to carry a unit over the kink of its ReLU, and from there it grows a thousandfold.
+    soon carries a unit over the kink of its ReLU, and from there it grows a thousandfold.
     """
     return config_lib.override_all(
         tiny_config,
