@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -95,6 +95,30 @@ def hard_pixels(
     return tf.logical_and(valid, tf.logical_not(per_pixel < limit[:, tf.newaxis, tf.newaxis]))
 
 
+@tf.custom_gradient
+def cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+    """Softmax cross-entropy of each pixel, float32 [B, H, W].
+
+    `tf.nn.sparse_softmax_cross_entropy_with_logits` of few classes takes 1.7 times as long on a
+    CPU, where it was an eighth of a training step.
+
+    Args:
+      logits: float32 [B, H, W, K].
+      labels: int32 [B, H, W], in 0 to K - 1; others are an error on a CPU.
+    """
+    greatest = tf.reduce_max(logits, axis=-1, keepdims=True)
+    exponentials = tf.exp(logits - greatest)
+    total = tf.reduce_sum(exponentials, axis=-1, keepdims=True)
+    log_total = tf.squeeze(tf.math.log(total) + greatest, axis=-1)
+
+    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, None]:
+        upstream = upstream[..., tf.newaxis]
+        truth = tf.one_hot(labels, logits.shape[-1])
+        return exponentials * (upstream / total) - truth * upstream, None
+
+    return log_total - tf.gather(logits, labels, batch_dims=3), gradient
+
+
 class CrossEntropy:
     """Softmax cross-entropy of ``logits``, plus a share of that of ``auxiliary_logits``.
 
@@ -165,7 +189,7 @@ class CrossEntropy:
     def _term(
         self, logits: tf.Tensor, labels: tf.Tensor, valid: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        per_pixel = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+        per_pixel = cross_entropy(logits, labels)
         if self.label_smoothing:
             # Cross-entropy with a truth of (1 - s) for the class and s / K for every class.
             truth = tf.gather(logits, labels, batch_dims=3)

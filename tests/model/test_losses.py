@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model.losses import IGNORE_LABEL, ColorRegression, CrossEntropy, hard_pixels
+from model.losses import IGNORE_LABEL, ColorRegression, CrossEntropy, cross_entropy, hard_pixels
 
 CLASS_COLORS = np.array([[128, 64, 128], [0, 0, 142], [0, 0, 143], [255, 255, 255]], np.uint8)
 SHAPE = (2, 5, 6)
@@ -57,6 +57,22 @@ def test_cross_entropy_is_its_formula():
     ]
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
     np.testing.assert_array_equal(counts, [(labels != IGNORE_LABEL).sum()] * 2)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e4])
+def test_cross_entropy_and_its_gradient_are_tensorflows(size):
+    rng = np.random.default_rng(2)
+    logits = tf.constant(rng.normal(scale=size, size=(*SHAPE, 7)), tf.float32)
+    labels = tf.constant(rng.integers(0, 7, SHAPE), tf.int32)
+    upstream = tf.constant(rng.uniform(size=SHAPE), tf.float32)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(logits)
+        found = cross_entropy(logits, labels)
+        expected = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    gradients = [tape.gradient(losses, logits, upstream) for losses in (found, expected)]
+    np.testing.assert_allclose(*gradients, rtol=1e-5, atol=1e-6)
+    assert np.abs(gradients[0]).max() > 0.1
 
 
 def numpy_hard(losses, threshold, min_kept):
