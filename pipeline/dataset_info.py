@@ -344,11 +344,12 @@ class DatasetInfo:
 
         With the class's share p of a split's pixels that have a class, it is, by `scheme`,
 
-            none     1
-            enet     1 / ln(1.02 + p) (Paszke et al. 2016, ENet): 1.4 to 50.5, so that a class of a
-                     few pixels cannot drown the others
-            sqrt     1 / sqrt(p)
-            inverse  1 / p, all classes alike
+            none         1
+            enet         1 / ln(1.02 + p) (Paszke et al. 2016, ENet): 1.4 to 50.5, so that a class
+                         of a few pixels cannot drown the others
+            fourth_root  1 / p^(1/4)
+            sqrt         1 / sqrt(p)
+            inverse      1 / p, all classes alike
 
         A class without a pixel weighs 0. Without a name the split is the training split.
         """
@@ -359,6 +360,7 @@ class DatasetInfo:
         weights = {
             "none": np.ones(len(pixels)),
             "enet": 1 / np.log(1.02 + share),
+            "fourth_root": share**-0.25,
             "sqrt": 1 / np.sqrt(share),
             "inverse": 1 / share,
         }[scheme]

@@ -35,5 +35,5 @@ class Augmentation:
             raise ValueError(f"`color_strength` must be in [0, 1). Received: {self.color_strength}")
 
 
-CLASS_WEIGHTS = ("none", "enet", "sqrt", "inverse")
+CLASS_WEIGHTS = ("none", "enet", "fourth_root", "sqrt", "inverse")
 """Schemes of `pipeline.dataset_info.DatasetInfo.class_weights`."""

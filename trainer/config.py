@@ -68,8 +68,9 @@ class LossConfig:
 
     Attributes:
       auxiliary_weight: Of the auxiliary head's loss; at 0 there is no such head.
-      class_weights: Of the classes' pixels, from the records' counts: ``none``, ``enet``, ``sqrt``
-        or ``inverse``; see `pipeline.dataset_info.DatasetInfo.class_weights`.
+      class_weights: Of the classes' pixels, from the records' counts: ``none``, ``enet``,
+        ``fourth_root``, ``sqrt`` or ``inverse``; see
+        `pipeline.dataset_info.DatasetInfo.class_weights`.
       label_smoothing: Share of the truth that is spread over all classes.
       ohem_threshold: Probability of the true class up to which a pixel trains (online hard example
         mining), e.g. 0.7; 0 for all pixels.
@@ -91,6 +92,7 @@ class LossConfig:
 
 
 OPTIMIZERS = ("sgd", "adamw", "muon")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,8 +150,9 @@ class Config:
       batch_size: Examples of a step, over all replicas.
       accumulation_steps: Parts that each replica takes its share of a batch in, one after the
         other, which needs less memory.
-      precision: ``float32``, or, with weights in float32, ``bfloat16`` or ``float16``, the last
-        with a scaled loss.
+      precision: What training computes in: ``float32``, or, with weights in float32, ``bfloat16``
+        or ``float16``, the last with a scaled loss; ``auto`` is bfloat16 where the processor has
+        instructions for it, else float32.
       jit_compile: Whether XLA compiles the network and its gradient.
       ema_decay: Of the moving average of the weights that is evaluated and exported in place of
         the weights, e.g. 0.999; 0 for none.
@@ -194,10 +197,9 @@ class Config:
         for name in ("early_stopping", "evaluate_every", "pictures"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must not be negative. Received: {getattr(self, name)}")
-        if self.precision not in ("float32", "bfloat16", "float16"):
+        if self.precision not in PRECISIONS:
             raise ValueError(
-                "`precision` must be 'float32', 'bfloat16' or 'float16'. "
-                f"Received: {self.precision!r}"
+                f"`precision` must be one of {', '.join(PRECISIONS)}. Received: {self.precision!r}"
             )
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"`ema_decay` must be in [0, 1). Received: {self.ema_decay}")

@@ -26,13 +26,13 @@ from model.networks import OPTIONS, Network
 from pipeline import dataset_info
 from pipeline.dataset_info import DatasetInfo
 from pipeline.errors import UserError
+from trainer import precision
 from trainer.config import Config, ConfigError, LossConfig, ModelConfig, differences
 from trainer.weight_average import averaged_variables
 from trainer.whole_file import write_whole
 
 CONFIG_FILE = "config.json"
 CHECKPOINTS = ("best", "latest")
-_POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 _CHECKPOINT_FOLDERS = {"best": "best", "latest": "checkpoints"}
 
 
@@ -104,14 +104,20 @@ def load(model_dir: str) -> tuple[Config, DatasetInfo]:
     return Config.from_json(texts[0], source), DatasetInfo.from_json(texts[1])
 
 
-def build_network(config: Config, info: DatasetInfo) -> Network:
+def build_network(config: Config, info: DatasetInfo, *, to_train: bool = False) -> Network:
     """Builds the network of a configuration for records, randomly initialised from its seed.
+
+    Args:
+      config: The configuration.
+      info: Of the records.
+      to_train: Whether it computes in the configuration's precision. Networks that are evaluated
+        and exported compute in float32, which every machine does well.
 
     Raises:
       ConfigError: Where the network does not take a value.
     """
     return build_network_for(
-        config,
+        config if to_train else dataclasses.replace(config, precision="float32"),
         num_classes=info.palette.num_classes,
         class_colors=info.palette.class_colors,
         mean=info.mean,
@@ -126,7 +132,7 @@ def build_network_for(
     """The same, with what `networks.build` and the loss ask about the data said one by one."""
     keras.utils.set_random_seed(config.seed)
     before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(_POLICIES[config.precision])
+    keras.config.set_dtype_policy(precision.policy(config.precision))
     try:
         return _build(config, class_weights, data)
     finally:

@@ -84,7 +84,7 @@ def train(
     started = run_folder.last_checkpoint(model_dir, "latest") is not None
     initial = None if started else _initial_model(config)
     with strategy.scope():
-        network = run_folder.build_network(config, info)
+        network = run_folder.build_network(config, info, to_train=True)
         if not started and config.model.backbone_weights:
             backbone_weights.load(config.model, network.backbone)
         if initial is not None:

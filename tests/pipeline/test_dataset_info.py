@@ -163,6 +163,15 @@ def test_class_weights_prefer_rare_classes_and_leave_out_absent_ones(with_pixels
     assert with_pixels(train=[0] * 19).class_weights() == [0] * 19
 
 
+@pytest.mark.parametrize(
+    ("scheme", "ratio"), [("none", 1), ("fourth_root", 2), ("sqrt", 4), ("inverse", 16)]
+)
+def test_class_weights_are_powers_of_the_shares(with_pixels, scheme, ratio):
+    common, rare, *others = with_pixels(train=[160, 10]).class_weights(scheme)
+    assert rare / common == pytest.approx(ratio)
+    assert others == [0] * 17
+
+
 def test_class_weights_come_from_all_splits_where_none_is_called_train(with_pixels):
     assert (
         with_pixels(a=[30, 0], b=[10, 40]).class_weights()

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from pipeline.options import CLASS_WEIGHTS
 from trainer import config as config_lib
 from trainer.config import PRESETS, Config, ConfigError
 
@@ -19,7 +20,7 @@ FIELDS = {
     "steps": COUNT,
     "batch_size": COUNT,
     "accumulation_steps": st.just(1),  # others must divide the batch
-    "precision": st.sampled_from(["float32", "bfloat16", "float16"]),
+    "precision": st.sampled_from(config_lib.PRECISIONS),
     "jit_compile": st.booleans(),
     "ema_decay": FRACTION,
     "early_stopping": st.integers(0, 10**9),
@@ -50,7 +51,7 @@ FIELDS = {
     "model.dropout": FRACTION,
     "model.freeze_batch_norm": st.booleans(),
     "loss.auxiliary_weight": FRACTION,
-    "loss.class_weights": st.sampled_from(["none", "enet", "sqrt", "inverse"]),
+    "loss.class_weights": st.sampled_from(CLASS_WEIGHTS),
     "loss.label_smoothing": FRACTION,
     "loss.ohem_threshold": FRACTION,
     "loss.ohem_min_kept": FRACTION,
