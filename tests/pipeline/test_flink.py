@@ -167,9 +167,12 @@ def _open_for_writing(pipe: Path) -> Iterator[None]:
 
 def _process_with_open(path: Path) -> int:
     """The process, other than this one, that has a file open."""
-    for link in Path("/proc").glob("[0-9]*/fd/*"):
-        process_id = int(link.parts[2])
-        with contextlib.suppress(OSError):  # Both may be gone already.
-            if process_id != os.getpid() and link.readlink() == path:
-                return process_id
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:  # a pipe's reader has it only once it runs again
+        for link in Path("/proc").glob("[0-9]*/fd/*"):
+            process_id = int(link.parts[2])
+            with contextlib.suppress(OSError):  # Both may be gone already.
+                if process_id != os.getpid() and link.readlink() == path:
+                    return process_id
+        time.sleep(0.1)
     raise LookupError(path)
