@@ -103,7 +103,6 @@ def progress(newly_done: Callable[[], int], total: int, unit: str, title: str) -
                 if bar.disable and time.monotonic() - last_line > _LINE_SECONDS:
                     print(f"{done:,} of {total:,} {unit}s", file=sys.stderr)
                     last_line = time.monotonic()
-            bar.update(total - done)
 
         thread = threading.Thread(target=watch, daemon=True)
         thread.start()
@@ -112,3 +111,4 @@ def progress(newly_done: Callable[[], int], total: int, unit: str, title: str) -
         finally:
             stop.set()
             thread.join()
+        bar.update(total - done)  # what was done since it was last asked; not so where a job failed

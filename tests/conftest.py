@@ -3,12 +3,13 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 import trainer  # noqa: F401  sets TensorFlow's environment before anything imports it
+from tests.flink import cluster
 
 ROOT = Path(__file__).parent.parent
 _STRATEGY = pytest.StashKey()
@@ -70,6 +71,15 @@ def run_command() -> Callable[..., subprocess.CompletedProcess]:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def flink_cluster(tmp_path_factory) -> Iterator[cluster.Cluster]:
+    """A Flink with two task managers and no job on it; a test that kills one brings another."""
+    if reason := cluster.missing():
+        pytest.skip(reason)
+    with cluster.running(tmp_path_factory.mktemp("flink"), task_managers=2) as running:
+        yield running
 
 
 def _folder_from_environment(variable: str) -> Path:

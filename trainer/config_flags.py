@@ -25,7 +25,8 @@ def configuration(values: Mapping[str, Any] | None = None) -> Config:
 
     Args:
       values: Of the command's own flags by the field's name, such as ``optimizer.learning_rate``
-        for --learning_rate; None for a flag that was not given. --set comes after them.
+        for --learning_rate; None for a flag that was not given. Of two values for a field the one
+        of --set counts.
 
     Raises:
       UserError: Where a value cannot be used.
@@ -33,10 +34,10 @@ def configuration(values: Mapping[str, Any] | None = None) -> Config:
     if _CONFIG.value and _PRESET.present:
         raise UserError("--config and --preset both say where to start from; give one of them.")
     config = _read(_CONFIG.value) if _CONFIG.value else config_lib.preset(_PRESET.value)
-    for name, value in (values or {}).items():
-        if value is not None:
-            config = config_lib.override(config, name, value, f"--{name.rpartition('.')[2]}")
-    return config_lib.override_all(config, [config_lib.parse_assignment(t) for t in _SET.value])
+    given = {name: value for name, value in (values or {}).items() if value is not None}
+    changes = [*given.items(), *(config_lib.parse_assignment(text) for text in _SET.value)]
+    sources = [f"--{name.rpartition('.')[2]}" for name in given] + ["--set"] * bool(_SET.value)
+    return config_lib.override_all(config, changes, ", ".join(sources))
 
 
 def _read(path: str) -> Config:

@@ -95,7 +95,8 @@ class Inference:
         """The class of the greatest mean score, int32 [B, H, W]; see `scores`."""
         import tensorflow as tf
 
-        return tf.argmax(self.scores(scorer, pixels), axis=-1, output_type=tf.int32)
+        # NumPy's: TensorFlow's would copy the scores first, all that there are of a large photo.
+        return tf.constant(np.argmax(self.scores(scorer, pixels), axis=-1), tf.int32)
 
     def _at_scale(self, scorer: Scorer, pixels: np.ndarray, scale: float) -> np.ndarray:
         height, width = pixels.shape[1:3]

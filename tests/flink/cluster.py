@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -16,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 _FLINK = Path(__file__).parents[2] / ".build" / "flink"
-JOB_SERVER_JAR = _FLINK / "job-server" / "job-server.jar"
-JVM_FLAGS = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+_JOB_SERVER_JAR = _FLINK / "job-server" / "job-server.jar"
+_WORKER = Path(sys.executable).with_name("pspnet-beam-worker")
+_JVM_FLAGS = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 """For processes that live a minute or two: start fast, never mind the peak."""
 
 _JOB_MANAGER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
@@ -64,9 +66,9 @@ def missing() -> str | None:
         return "no Java: install version 11 or 17, on Debian with 'apt-get install default-jre'"
     if not (_FLINK / "lib").is_dir():
         return f"no Flink in {_FLINK}/lib: 'make test-flink' fetches it from PyPI"
-    if not JOB_SERVER_JAR.is_file():
+    if not _JOB_SERVER_JAR.is_file():
         maven = "" if shutil.which("mvn") else "; install Maven first ('apt-get install maven')"
-        return f"no {JOB_SERVER_JAR}: 'make test-flink' builds it from Maven Central{maven}"
+        return f"no {_JOB_SERVER_JAR}: 'make test-flink' builds it from Maven Central{maven}"
     return None
 
 
@@ -84,6 +86,19 @@ class Cluster:
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self._rest_port}"
+
+    @property
+    def beam_flags(self) -> list[str]:
+        """What a command takes to run its job here, on two task managers."""
+        return [
+            "--runner=FlinkRunner",
+            f"--flink_master={self.address}",
+            "--parallelism=2",
+            f"--flink_job_server_jar={_JOB_SERVER_JAR}",
+            *(f"--job_server_jvm_properties={flag}" for flag in _JVM_FLAGS),
+            "--environment_type=PROCESS",
+            f'--environment_config={{"command": "{_WORKER}"}}',
+        ]
 
     def start(self, task_managers: int) -> None:
         self._start("job-manager", _JOB_MANAGER)
@@ -142,7 +157,7 @@ class Cluster:
     def _start(self, name: str, main_class: str) -> None:
         command = [
             "java",
-            *JVM_FLAGS,
+            *_JVM_FLAGS,
             "-Xmx512m",
             f"-Dlog4j.configurationFile={self._folder}/log4j.properties",
         ]
@@ -159,6 +174,7 @@ class Cluster:
 @contextlib.contextmanager
 def running(folder: Path, task_managers: int) -> Iterator[Cluster]:
     """Gives a cluster that keeps its configuration, logs and temporary files in a folder."""
+    assert _WORKER.exists(), "install the package first: pip install --no-deps -e ."
     cluster = Cluster(folder)
     try:
         cluster.start(task_managers)

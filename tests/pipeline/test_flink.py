@@ -15,23 +15,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.dataset_info import INFO_FILE
-from tests.flink import cluster as flink
 
-pytestmark = [
-    pytest.mark.flink,
-    pytest.mark.skipif(flink.missing() is not None, reason=str(flink.missing())),
-]
+pytestmark = pytest.mark.flink
 
 ROOT = Path(__file__).parents[2]
-WORKER = Path(sys.executable).with_name("pspnet-beam-worker")
 SHARDS = 7
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory) -> Iterator[flink.Cluster]:
-    assert WORKER.exists(), "install the package first: pip install --no-deps -e ."
-    with flink.running(tmp_path_factory.mktemp("flink"), task_managers=2) as running:
-        yield running
 
 
 @pytest.fixture
@@ -41,18 +29,14 @@ def input_dir(pairs_dir, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def start(cluster, tmp_path) -> Iterator[Callable[[Path], subprocess.Popen]]:
+def start(flink_cluster, tmp_path) -> Iterator[Callable[[Path], subprocess.Popen]]:
     """Starts the real command, which writes to ``tmp_path / "records"`` on both task managers."""
     started = []
 
     def start(input_dir: Path) -> subprocess.Popen:
         command = [sys.executable, "-m", "pipeline.preprocess", f"--input_dir={input_dir}"]
         command += [f"--output_dir={tmp_path / 'records'}", f"--num_shards={SHARDS}"]
-        command += ["--runner=FlinkRunner", f"--flink_master={cluster.address}", "--parallelism=2"]
-        command += [f"--flink_job_server_jar={flink.JOB_SERVER_JAR}"]
-        command += [f"--job_server_jvm_properties={flag}" for flag in flink.JVM_FLAGS]
-        command += ["--environment_type=PROCESS"]
-        command += [f'--environment_config={{"command": "{WORKER}"}}']
+        command += flink_cluster.beam_flags
         started.append(
             subprocess.Popen(
                 command,
@@ -93,7 +77,7 @@ def assert_ended(process: subprocess.Popen, exit_code: int, sentence: str) -> No
 
 
 def test_both_task_managers_write_the_same_bytes_as_one_machine(
-    cluster, start, pairs_dir, tmp_path, run_command
+    flink_cluster, start, pairs_dir, tmp_path, run_command
 ):
     process = start(pairs_dir)
     output, errors = said(process)
@@ -101,10 +85,10 @@ def test_both_task_managers_write_the_same_bytes_as_one_machine(
     assert errors == ""
     assert "31 records" in output
 
-    job = cluster.last_job()
+    job = flink_cluster.last_job()
     assert job["state"] == "FINISHED"
-    shards = cluster.records_read(job, "_WriteShard")
-    assert shards.keys() == cluster.task_managers()
+    shards = flink_cluster.records_read(job, "_WriteShard")
+    assert shards.keys() == flink_cluster.task_managers()
     assert all(count > 0 for count in shards.values())
     assert sum(shards.values()) == 2 * SHARDS
 
@@ -132,7 +116,7 @@ def test_a_file_that_cannot_be_read_fails_the_job_in_a_sentence(start, input_dir
     ids=["worker", "task manager"],
 )
 def test_a_killed_process_fails_the_job_in_a_sentence(
-    cluster, start, input_dir, tmp_path, victim, sentence
+    flink_cluster, start, input_dir, tmp_path, victim, sentence
 ):
     pipe = input_dir / "train" / "999.jpg"
     os.mkfifo(pipe)  # whose reader waits for ever
@@ -148,20 +132,20 @@ def test_a_killed_process_fails_the_job_in_a_sentence(
         assert not list(tmp_path.rglob(INFO_FILE))
     finally:
         if victim == "task manager":
-            cluster.replace_lost_task_manager()
+            flink_cluster.replace_lost_task_manager()
 
 
-def test_ctrl_c_cancels_the_job_on_the_cluster(cluster, start, input_dir, tmp_path):
+def test_ctrl_c_cancels_the_job_on_the_cluster(flink_cluster, start, input_dir, tmp_path):
     pipe = input_dir / "train" / "999.jpg"
     os.mkfifo(pipe)
     process = start(input_dir)
     with _open_for_writing(pipe):
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         assert_ended(process, 130, "Interrupted.")
-        job = cluster.last_job()
+        job = flink_cluster.last_job()
         assert job["state"] in ("CANCELLING", "CANCELED")
     assert not list(tmp_path.rglob(INFO_FILE))
-    cluster.wait_until_free()
+    flink_cluster.wait_until_free()
 
 
 @contextlib.contextmanager
@@ -183,9 +167,12 @@ def _open_for_writing(pipe: Path) -> Iterator[None]:
 
 def _process_with_open(path: Path) -> int:
     """The process, other than this one, that has a file open."""
-    for link in Path("/proc").glob("[0-9]*/fd/*"):
-        process_id = int(link.parts[2])
-        with contextlib.suppress(OSError):  # Both may be gone already.
-            if process_id != os.getpid() and link.readlink() == path:
-                return process_id
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:  # a pipe's reader has it only once it runs again
+        for link in Path("/proc").glob("[0-9]*/fd/*"):
+            process_id = int(link.parts[2])
+            with contextlib.suppress(OSError):  # Both may be gone already.
+                if process_id != os.getpid() and link.readlink() == path:
+                    return process_id
+        time.sleep(0.1)
     raise LookupError(path)

@@ -4,11 +4,13 @@ import dataclasses
 import json
 
 import pytest
+from absl.testing import flagsaver
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.options import CLASS_WEIGHTS
 from trainer import config as config_lib
+from trainer import config_flags
 from trainer.config import PRESETS, Config, ConfigError
 
 FRACTION = st.floats(0, 0.99)
@@ -226,6 +228,19 @@ def test_values_that_only_fit_together_are_taken_in_any_order():
     assert (first.data.min_scale, first.data.max_scale) == (3.0, 4.0)
     assert config_lib.override_all(Config(), scales[::-1]) == first
     assert Config.from_json(first.to_json(), "here") == first
+
+
+def test_a_commands_own_flags_and_set_are_applied_at_once(tmp_path):
+    path = tmp_path / "config.json"
+    changes = [("batch_size", 4), ("accumulation_steps", 4)]
+    path.write_text(config_lib.override_all(Config(), changes).to_json())
+    with flagsaver.as_parsed(config=str(path), set=["accumulation_steps=3"]):
+        config = config_flags.configuration({"batch_size": 6, "steps": None})
+        assert (config.batch_size, config.accumulation_steps) == (6, 3)
+        with pytest.raises(ConfigError, match=r"^--batch_size, --set: batch_size=8, accumulation"):
+            config_flags.configuration({"batch_size": 8})
+        with pytest.raises(ConfigError, match=r"^--set: accumulation_steps=3 cannot be used: "):
+            config_flags.configuration()
 
 
 @given(name=st.sampled_from(sorted(FIELDS)), value=JSON_VALUES)

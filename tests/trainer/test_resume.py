@@ -134,7 +134,7 @@ def test_a_run_killed_ten_times_is_the_run_without_a_break(
     command, reference, assert_same_run, tmp_path
 ):
     folder = tmp_path / "run"
-    rng = random.Random()
+    rng = random.Random(0)
     went_on_from = []
     for kill in range(KILLS):
         run = Run(command(folder))
@@ -156,10 +156,11 @@ def test_a_run_killed_ten_times_is_the_run_without_a_break(
 @pytest.mark.slow
 def test_a_run_asked_to_stop_saves_the_next_step(command, reference, assert_same_run, tmp_path):
     folder = tmp_path / "run"
+    rng = random.Random(0)
     for number, code in ((signal.SIGTERM, 0), (signal.SIGINT, 130)):
         run = Run(command(folder))
         run.wait_for(BEGUN)
-        time.sleep(reference.beginning + random.uniform(0, reference.steps / 4))
+        time.sleep(reference.beginning + rng.uniform(0, reference.steps / 4))
         run.send(number)
         assert run.wait() == code, run.said
         said = run.said[-1][1]
