@@ -12,6 +12,8 @@ from model.heads import classifier
 from model.layers import ResizeLike, conv_unit
 from model.pspnet import pyramid_pooling_module
 
+_DETAIL_CHANNELS = 16
+
 
 def ladder(
     features: Features,
@@ -28,6 +30,9 @@ def ladder(
     has 256 pixels its features are 8x8, and took a quarter of a training step. A backbone with an
     output stride of 16 or more is read without dilation.
 
+    The scores of stage 1, four pixels apart, cannot show what is thinner. A few channels of the
+    stem, two pixels apart, correct them, at first by little.
+
     Args:
       features: The backbone's.
       num_classes: Number of classes, K.
@@ -37,14 +42,16 @@ def ladder(
       dropout: Share of them dropped in training, before the classifier.
 
     Returns:
-      Scores, Keras tensor float32 [B, h, w, K], of the size of stage 1.
+      Scores, Keras tensor float32 [B, h, w, K], of the size of the stem.
 
     Raises:
       ValueError: If an argument is not as said above.
 
     Reference: Orsic, Kreso, Bevandic and Segvic, "In Defense of Pre-trained ImageNet Architectures
     for Real-time Semantic Segmentation of Road-driving Images", CVPR 2019, section 3, whose
-    SwiftNet has pyramid pooling and such a ladder on all four stages; Zhao et al. 2017.
+    SwiftNet has pyramid pooling and such a ladder on all four stages; Zhao et al. 2017; Ghiasi and
+    Fowlkes, "Laplacian Pyramid Reconstruction and Refinement for Semantic Segmentation", ECCV 2016,
+    for scores that finer features correct.
     """
     if head_channels < 1:
         raise ValueError(f"`head_channels` must be 1 or more. Received: {head_channels}")
@@ -56,4 +63,17 @@ def ladder(
         lateral = conv_unit(finer, head_channels, 1, name=f"ladder_{name}_lateral")
         x = keras.layers.Add(name=f"ladder_{name}_add")([x, lateral])
         x = conv_unit(x, head_channels, 3, name=f"ladder_{name}_conv")
-    return classifier(x, num_classes, dropout, "head")
+    scores = classifier(x, num_classes, dropout, "head")
+    scores = ResizeLike(align_corners, name="head_classes_resize")([scores, features.stem])
+    correction = _correction(x, features.stem, num_classes, align_corners)
+    return keras.layers.Add(dtype="float32", name="head_add")([scores, correction])
+
+
+def _correction(x: Any, stem: Any, num_classes: int, align_corners: bool) -> Any:
+    """What the stem, knowing of `x`, adds to the scores: float32 [B, h, w, num_classes]."""
+    coarse = conv_unit(x, _DETAIL_CHANNELS, 1, name="detail_coarse")
+    coarse = ResizeLike(align_corners, name="detail_resize")([coarse, stem])
+    fine = conv_unit(stem, _DETAIL_CHANNELS, 3, name="detail_fine")
+    x = keras.layers.Add(name="detail_add")([fine, coarse])
+    x = conv_unit(x, _DETAIL_CHANNELS, 3, name="detail_conv")
+    return classifier(x, num_classes, 0.0, "detail")

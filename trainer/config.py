@@ -244,13 +244,14 @@ PRESETS = {
     # Some ten minutes of steps on two cores; BUILD_NOTES.md says what was tried.
     "small": Config(
         preset="small",
-        steps=6500,
+        steps=2700,
         batch_size=4,
+        precision="auto",
         ema_decay=0.995,
-        data=Augmentation(crop_size=192, min_scale=0.75, max_scale=1.5),
-        model=ModelConfig(name="ladder", output_stride=32, width_multiplier=0.5, head_channels=64),
-        loss=LossConfig(auxiliary_weight=0.0, class_weights="sqrt"),
-        optimizer=OptimizerConfig(learning_rate=3e-3),
+        data=Augmentation(min_scale=0.75, max_scale=1.5),
+        model=ModelConfig(name="ladder", output_stride=32, width_multiplier=0.75, head_channels=64),
+        loss=LossConfig(auxiliary_weight=0.0, class_weights="fourth_root"),
+        optimizer=OptimizerConfig(name="muon", learning_rate=8e-3),
     ),
     "pspnet_resnet18": Config(),
     "pspnet_resnet50": Config(

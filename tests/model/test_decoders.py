@@ -16,7 +16,7 @@ READS = {  # the stages a decoder's paper takes, and the one whose size its scor
     "pspnet": ({"stage4"}, "stage4"),
     "fcn32s": ({"stage4"}, "stage4"),
     "fcn8s": ({"stage2", "stage3", "stage4"}, "stage2"),
-    "ladder": ({"stage1", "stage2", "stage3"}, "stage1"),
+    "ladder": ({"stem", "stage1", "stage2", "stage3"}, "stem"),
     "unet": ({"stem", "stage1", "stage2", "stage3", "stage4"}, "stem"),
     "deeplabv3": ({"stage4"}, "stage4"),
     "deeplabv3plus": ({"stage1", "stage4"}, "stage1"),

@@ -10,5 +10,7 @@ def test_size(decoder_alone, trainable_size):
     top = (2 * 128 + batch_norm) * 64
     lateral = (64 + batch_norm) * 64 + (32 + batch_norm) * 64
     refine = 2 * (9 * 64 + batch_norm) * 64
-    expected = pyramid + top + lateral + refine + (64 + 1) * 19
+    detail = (64 + batch_norm) * 16 + (9 * 32 + batch_norm) * 16 + (9 * 16 + batch_norm) * 16
+    classes = (64 + 1) * 19 + (16 + 1) * 19
+    expected = pyramid + top + lateral + refine + detail + classes
     assert trainable_size(decoder_alone(ladder, channels)) == expected
