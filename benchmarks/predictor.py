@@ -77,27 +77,36 @@ def _litert(path: str) -> tuple[Scorer, int | None]:
 
 
 def _torch(model_dir: str) -> Scorer:
-    """The run's network in PyTorch, with random weights; PSPNet on our ResNets alone."""
+    """The run's network in PyTorch, with random weights; PSPNet and the ladder on ResNets alone."""
     import torch
 
+    from benchmarks.torch_ladder import Ladder
     from benchmarks.torch_pspnet import TORCHVISION_STRIDE_8, PSPNet
     from trainer import run_folder
 
     config, info = run_folder.load(model_dir)
-    model = config.model
-    same = model.name == "pspnet" and model.output_stride == 8 and not model.deep_stem
-    if not same or model.backbone not in ("resnet18", "resnet50"):
-        raise SystemExit("only PSPNet at output stride 8 on resnet18 or resnet50 is restated")
-    network = PSPNet(
-        info.palette.num_classes,
-        int(model.backbone.removeprefix("resnet")),
-        TORCHVISION_STRIDE_8,
-        deep_stem=False,
-        align_corners=model.align_corners,
-        base=round(64 * model.width_multiplier),
-        channels=model.head_channels,
-        bins=model.bins,
-    )
+    model, classes = config.model, info.palette.num_classes
+    base = round(64 * model.width_multiplier)
+    known = (model.name, model.backbone, model.output_stride, model.deep_stem)
+    network: PSPNet | Ladder
+    if known == ("ladder", "resnet18", 32, False):
+        network = Ladder(classes, base, model.head_channels, model.bins, model.align_corners)
+    elif known in (("pspnet", "resnet18", 8, False), ("pspnet", "resnet50", 8, False)):
+        network = PSPNet(
+            classes,
+            int(model.backbone.removeprefix("resnet")),
+            TORCHVISION_STRIDE_8,
+            deep_stem=False,
+            align_corners=model.align_corners,
+            base=base,
+            channels=model.head_channels,
+            bins=model.bins,
+        )
+    else:
+        raise SystemExit(
+            "only PSPNet at output stride 8 on resnet18 or resnet50, and the ladder at 32 on "
+            "resnet18, are restated"
+        )
     network.eval().to(memory_format=torch.channels_last)
 
     def scorer(pixels: np.ndarray) -> Any:

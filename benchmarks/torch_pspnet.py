@@ -23,7 +23,7 @@ SEMSEG = [(1, (1, 1), 1), (2, (1, 1), 1), (1, (2, 2), 2), (1, (4, 4), 4)]
 _BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}
 
 
-def _convolution(inputs: int, outputs: int, size: int, stride: int = 1, rate: int = 1) -> nn.Conv2d:
+def convolution(inputs: int, outputs: int, size: int, stride: int = 1, rate: int = 1) -> nn.Conv2d:
     padding = rate * (size // 2)
     return nn.Conv2d(inputs, outputs, size, stride, padding, dilation=rate, bias=False)
 
@@ -39,18 +39,18 @@ class Block(nn.Module):
         first, second = rates
         outputs = channels * (4 if bottleneck else 1)
         if bottleneck:
-            self.conv1 = _convolution(inputs, channels, 1)
-            self.conv2 = _convolution(channels, channels, 3, stride, first)
-            self.conv3 = _convolution(channels, outputs, 1)
+            self.conv1 = convolution(inputs, channels, 1)
+            self.conv2 = convolution(channels, channels, 3, stride, first)
+            self.conv3 = convolution(channels, outputs, 1)
             self.bn3 = nn.BatchNorm2d(outputs)
         else:
-            self.conv1 = _convolution(inputs, channels, 3, stride, first)
-            self.conv2 = _convolution(channels, channels, 3, 1, second)
+            self.conv1 = convolution(inputs, channels, 3, stride, first)
+            self.conv2 = convolution(channels, channels, 3, 1, second)
         self.bn1 = nn.BatchNorm2d(channels)
         self.bn2 = nn.BatchNorm2d(channels)
         if stride > 1 or inputs != outputs:
             self.downsample = nn.Sequential(
-                _convolution(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs)
+                convolution(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs)
             )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -62,7 +62,7 @@ class Block(nn.Module):
         return functional.relu(x + shortcut)
 
 
-def _stages(inputs: int, base: int, depth: int, plan: Plan) -> Iterator[nn.Module]:
+def stages(inputs: int, base: int, depth: int, plan: Plan) -> Iterator[nn.Module]:
     bottleneck = depth > 34
     for index, (count, (stride, first, rate)) in enumerate(zip(_BLOCKS[depth], plan, strict=True)):
         channels = base * 2**index
@@ -83,9 +83,9 @@ class ResNet(nn.Module):
 
     def __init__(self, depth: int, plan: Plan, base: int = 64) -> None:
         super().__init__()
-        self.conv1 = _convolution(3, base, 7, 2)
+        self.conv1 = convolution(3, base, 7, 2)
         self.bn1 = nn.BatchNorm2d(base)
-        self.layer1, self.layer2, self.layer3, self.layer4 = _stages(base, base, depth, plan)
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages(base, base, depth, plan)
         self.fc = nn.Linear(base * 8 * (4 if depth > 34 else 1), 1000)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
@@ -106,7 +106,7 @@ class PyramidPooling(nn.Module):
         self.features = nn.ModuleList(
             nn.Sequential(
                 nn.AdaptiveAvgPool2d(size),
-                _convolution(inputs, outputs, 1),
+                convolution(inputs, outputs, 1),
                 nn.BatchNorm2d(outputs),
                 nn.ReLU(),
             )
@@ -115,17 +115,17 @@ class PyramidPooling(nn.Module):
         self.align_corners = align_corners
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        averages = [_resize(branch(x), x.shape[2:], self.align_corners) for branch in self.features]
+        averages = [resize(branch(x), x.shape[2:], self.align_corners) for branch in self.features]
         return torch.cat([x, *averages], 1)
 
 
-def _resize(x: torch.Tensor, size: Sequence[int], align_corners: bool) -> torch.Tensor:
+def resize(x: torch.Tensor, size: Sequence[int], align_corners: bool) -> torch.Tensor:
     return functional.interpolate(x, list(size), mode="bilinear", align_corners=align_corners)
 
 
 def _head(inputs: int, channels: int, classes: int) -> nn.Sequential:
     return nn.Sequential(
-        _convolution(inputs, channels, 3),
+        convolution(inputs, channels, 3),
         nn.BatchNorm2d(channels),
         nn.ReLU(),
         nn.Dropout2d(0.1),
@@ -159,16 +159,16 @@ class PSPNet(nn.Module):
         bins: Sequence[int] = (1, 2, 3, 6),
     ) -> None:
         super().__init__()
-        stem: list[nn.Module] = [_convolution(3, base, 7, 2), nn.BatchNorm2d(base), nn.ReLU()]
+        stem: list[nn.Module] = [convolution(3, base, 7, 2), nn.BatchNorm2d(base), nn.ReLU()]
         if deep_stem:
             stem = [
-                _convolution(3, base, 3, 2), nn.BatchNorm2d(base), nn.ReLU(),
-                _convolution(base, base, 3), nn.BatchNorm2d(base), nn.ReLU(),
-                _convolution(base, 2 * base, 3), nn.BatchNorm2d(2 * base), nn.ReLU(),
+                convolution(3, base, 3, 2), nn.BatchNorm2d(base), nn.ReLU(),
+                convolution(base, base, 3), nn.BatchNorm2d(base), nn.ReLU(),
+                convolution(base, 2 * base, 3), nn.BatchNorm2d(2 * base), nn.ReLU(),
             ]  # fmt: skip
         self.layer0 = nn.Sequential(*stem, nn.MaxPool2d(3, 2, 1))
         inputs = 2 * base if deep_stem else base
-        self.layer1, self.layer2, self.layer3, self.layer4 = _stages(inputs, base, depth, plan)
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages(inputs, base, depth, plan)
         last = base * 8 * (4 if depth > 34 else 1)
         self.ppm = PyramidPooling(last, bins, align_corners)
         self.cls = _head(last + last // len(bins) * len(bins), channels, classes)
@@ -178,7 +178,7 @@ class PSPNet(nn.Module):
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores of both heads, [B, K, H, W] each, of normalised pixels [B, 3, H, W]."""
         stage3 = self._stage3(x)
-        return self._main(stage3, x), _resize(self.aux(stage3), x.shape[2:], self.align_corners)
+        return self._main(stage3, x), resize(self.aux(stage3), x.shape[2:], self.align_corners)
 
     def predict(self, x: torch.Tensor) -> torch.Tensor:
         """Scores of the main head alone."""
@@ -189,4 +189,4 @@ class PSPNet(nn.Module):
 
     def _main(self, stage3: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         scores = self.cls(self.ppm(self.layer4(stage3)))
-        return _resize(scores, x.shape[2:], self.align_corners)
+        return resize(scores, x.shape[2:], self.align_corners)
