@@ -251,7 +251,7 @@ PRESETS = {
         data=Augmentation(min_scale=0.75, max_scale=1.5),
         model=ModelConfig(name="ladder", output_stride=32, width_multiplier=0.75, head_channels=64),
         loss=LossConfig(auxiliary_weight=0.0, class_weights="fourth_root"),
-        optimizer=OptimizerConfig(name="muon", learning_rate=8e-3),
+        optimizer=OptimizerConfig(name="muon", learning_rate=6e-3),
     ),
     "pspnet_resnet18": Config(),
     "pspnet_resnet50": Config(
