@@ -15,8 +15,9 @@ def main(job: int, lifeline: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the job's to handle
     threading.Thread(target=_end_with, args=(job, lifeline), daemon=True).start()
     with open(os.devnull, "w") as nowhere:
-        # Whatever goes wrong is told to the job, which says it once; Beam would print it here too.
-        sys.stderr = nowhere
+        # Whatever goes wrong is told to the job, which says it once; Beam would print it here too,
+        # and gRPC's threads when they are cut off.
+        os.dup2(nowhere.fileno(), 2)
         importlib.import_module("apache_beam.runners.worker.sdk_worker_main").main(sys.argv)
 
 
