@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from benchmarks.torch_pspnet import PLAIN, PyramidPooling, convolution, resize, stages
-
-_DETAIL_CHANNELS = 16
+from model.ladder import DETAIL_CHANNELS
 
 
 def _unit(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Sequential:
@@ -42,10 +41,10 @@ class Ladder(nn.Module):
         self.laterals = nn.ModuleList(_unit(c, channels, 1) for c in (2 * base, base))
         self.refine = nn.ModuleList(_unit(channels, channels, 3) for _ in range(2))
         self.scores = nn.Sequential(nn.Dropout2d(0.1), nn.Conv2d(channels, classes, 1))
-        self.coarse = _unit(channels, _DETAIL_CHANNELS, 1)
-        self.fine = _unit(base, _DETAIL_CHANNELS, 3)
+        self.coarse = _unit(channels, DETAIL_CHANNELS, 1)
+        self.fine = _unit(base, DETAIL_CHANNELS, 3)
         self.detail = nn.Sequential(
-            _unit(_DETAIL_CHANNELS, _DETAIL_CHANNELS, 3), nn.Conv2d(_DETAIL_CHANNELS, classes, 1)
+            _unit(DETAIL_CHANNELS, DETAIL_CHANNELS, 3), nn.Conv2d(DETAIL_CHANNELS, classes, 1)
         )
         self.align_corners = align_corners
 

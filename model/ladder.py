@@ -12,7 +12,8 @@ from model.heads import classifier
 from model.layers import ResizeLike, conv_unit
 from model.pspnet import pyramid_pooling_module
 
-_DETAIL_CHANNELS = 16
+DETAIL_CHANNELS = 16
+"""Of what corrects the scores."""
 
 
 def ladder(
@@ -71,9 +72,9 @@ def ladder(
 
 def _correction(x: Any, stem: Any, num_classes: int, align_corners: bool) -> Any:
     """What the stem, knowing of `x`, adds to the scores: float32 [B, h, w, num_classes]."""
-    coarse = conv_unit(x, _DETAIL_CHANNELS, 1, name="detail_coarse")
+    coarse = conv_unit(x, DETAIL_CHANNELS, 1, name="detail_coarse")
     coarse = ResizeLike(align_corners, name="detail_resize")([coarse, stem])
-    fine = conv_unit(stem, _DETAIL_CHANNELS, 3, name="detail_fine")
+    fine = conv_unit(stem, DETAIL_CHANNELS, 3, name="detail_fine")
     x = keras.layers.Add(name="detail_add")([fine, coarse])
-    x = conv_unit(x, _DETAIL_CHANNELS, 3, name="detail_conv")
+    x = conv_unit(x, DETAIL_CHANNELS, 3, name="detail_conv")
     return classifier(x, num_classes, 0.0, "detail")

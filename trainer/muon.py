@@ -27,9 +27,14 @@ class Muon(keras.optimizers.Muon):
         shape = tuple(variable.shape)
         return len(shape) < 2 or shape[-1] == 1 or shape[-2] <= 3 or is_of_classes(variable.path)
 
-    def _muon_update_step(self, gradient: Any, variable: Any, lr: Any, m: Any) -> None:
-        self.assign_add(m, gradient + m * (self.momentum - 1))
-        direction = gradient + self.momentum * m if self.nesterov else m
-        matrix = tf.reshape(direction, [-1, direction.shape[-1]])
-        update = self.lr_adjust(lr * self.zeropower_via_newtonschulz5(matrix, self.ns_steps))
-        self.assign_sub(variable, tf.reshape(update, direction.shape))
+    def zeropower_via_newtonschulz5(self, x: Any, steps: int) -> Any:
+        """All singular values of the kernel, as a matrix, made about 1; of the kernel's shape."""
+        return tf.reshape(super().zeropower_via_newtonschulz5(_matrix(x), steps), x.shape)
+
+    def lr_adjust(self, x: Any) -> Any:
+        """The kernel's update times 0.2 sqrt(longer side) of the matrix."""
+        return tf.reshape(super().lr_adjust(_matrix(x)), x.shape)
+
+
+def _matrix(kernel: Any) -> tf.Tensor:
+    return tf.reshape(kernel, [-1, kernel.shape[-1]])

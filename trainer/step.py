@@ -75,11 +75,9 @@ def make_step(
             # and batch normalisation the same statistics.
             # One part after the other, so that the memory of one is enough.
             with tf.control_dependencies(sums):
-                images, labels = (
-                    tf.identity(batch[name][part::accumulation_steps])
-                    for name in ("image", "label")
+                computed = compute(
+                    *(batch[name][part::accumulation_steps] for name in ("image", "label"))
                 )
-                computed = compute(images, labels)
             sums = [a + b for a, b in zip(sums, computed, strict=True)] if sums else list(computed)
         loss, count, *gradients = _total(sums)
         if accumulation_steps > 1:
