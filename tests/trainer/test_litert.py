@@ -69,16 +69,13 @@ def test_photos_of_any_number_and_size_get_the_saved_models_classes(
         scores = scorer(tf.constant(pixels))
         expected = module.scores(tf.constant(pixels)).numpy()
         assert (scores.dtype, scores.shape) == (np.float32, expected.shape)
-        same = scores.argmax(-1) == expected.argmax(-1)
-        second, first = np.moveaxis(np.sort(expected, axis=-1)[..., -2:], -1, 0)
-        sure = first - second > 0.05  # after 40 steps of training many pixels are close calls
-        assert sure.mean() > 0.5
+        same = (scores.argmax(-1) == expected.argmax(-1)).mean()
         if quantize == "none":
             assert np.abs(scores - expected).max() <= 1e-5
             assert said.difference <= 1e-5
         else:
             assert np.abs(scores - expected).mean() <= 0.01
-        assert same[sure].mean() >= {"none": 0.9999, "dynamic": 0.99, "int8": 0.9}[quantize]
+        assert same >= {"none": 0.9999, "dynamic": 0.98, "int8": 0.9}[quantize]
         assert len(np.unique(scores.argmax(-1))) > 2
 
 
