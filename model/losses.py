@@ -99,8 +99,8 @@ def hard_pixels(
 def cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, Callable]:
     """Softmax cross-entropy of each pixel, float32 [B, H, W].
 
-    `tf.nn.sparse_softmax_cross_entropy_with_logits` of few classes takes 1.7 times as long on a
-    CPU, where it was an eighth of a training step.
+    `tf.nn.sparse_softmax_cross_entropy_with_logits` of few classes takes longer on a CPU, where it
+    is a good part of a small network's step.
 
     Args:
       logits: float32 [B, H, W, K].

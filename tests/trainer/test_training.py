@@ -302,7 +302,7 @@ def test_two_latest_checkpoints_and_one_best_are_kept(trained_run, scalars):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("seed", 1), ("model.head_channels", 8), ("data.flip", False)]
+    ("name", "value"), [("seed", 2), ("model.head_channels", 8), ("data.flip", False)]
 )
 def test_a_folder_of_another_configuration_is_refused(
     trained_run, tiny_config, records_dir, name, value
