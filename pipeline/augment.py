@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from pipeline.palette import IGNORE_LABEL
+
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
@@ -145,3 +147,38 @@ def random_color(image: tf.Tensor, seed: tf.Tensor, strength: float) -> tf.Tenso
     # One product of two matrices: tf.tensordot of an unknown shape takes half as long again.
     mixed = tf.reshape(tf.reshape(image, [-1, 3]) @ matrix, tf.shape(image))
     return tf.clip_by_value(mixed + (1.0 - contrast) * mean, 0.0, 255.0)
+
+
+def paste_classes(
+    image: tf.Tensor,
+    label: tf.Tensor,
+    other_image: tf.Tensor,
+    other_label: tf.Tensor,
+    seed: tf.Tensor,
+    chances: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Pastes all pixels of some classes of another example, chosen by chance.
+
+    Pixels without a class are not pasted, and may be pasted over.
+
+    Args:
+      image: float32 [H, W, 3].
+      label: uint8 [H, W], train ids.
+      other_image: float32 [H, W, 3].
+      other_label: uint8 [H, W].
+      seed: [2].
+      chances: float32 [K], of each class, 0 to 1.
+
+    Returns:
+      The mixed image and its labels, of the same shapes and types.
+
+    Reference: Olsson et al., "ClassMix: Segmentation-Based Data Augmentation for Semi-Supervised
+    Learning", WACV 2021, section 3.1, where labels are guessed and half of the classes are chosen.
+    """
+    chosen = tf.random.stateless_uniform(tf.shape(chances), seed) < chances
+    chosen = tf.pad(chosen, [[0, IGNORE_LABEL + 1 - tf.size(chances)]])
+    mask = tf.gather(chosen, tf.cast(other_label, tf.int32))
+    return (
+        tf.where(mask[..., tf.newaxis], other_image, image),
+        tf.where(mask, other_label, label),
+    )

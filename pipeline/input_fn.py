@@ -105,6 +105,8 @@ def training_dataset(
     local_size = _local_size(global_batch_size, replicas, num_workers)
     num_records = len(reader)
     fill = float(np.mean(reader.info.mean))
+    fold_in = tf.random.experimental.stateless_fold_in
+    chances = _paste_chances(reader.split.class_pixels)
 
     def position_of(place: tf.Tensor) -> tf.Tensor:
         return _position_of(place, global_batch_size, local_size, worker)
@@ -114,15 +116,25 @@ def training_dataset(
         index = tf.random.experimental.index_shuffle(
             place, seed=tf.stack([tf.constant(seed, tf.int64), epoch]), max_index=num_records - 1
         )
-        return reader.read(index).map(lambda data: (data, position))
+        own_seed = tf.stack([tf.constant(seed, tf.int64), position])
+        data = reader.read(index)
+        if augmentation.paste_rate:
+            other = tf.random.stateless_uniform([], fold_in(own_seed, 2), 0, num_records, tf.int64)
+            data = tf.data.Dataset.zip(data, reader.read(other))
+        return data.map(lambda *data: (data, own_seed))
 
-    def decode(data: tf.Tensor, position: tf.Tensor) -> Batch:
-        return _augmented(
-            parse_fields(data),
-            augmentation,
-            fill,
-            tf.stack([tf.constant(seed, tf.int64), position]),
-        )
+    def decode(data: Sequence[tf.Tensor], own_seed: tf.Tensor) -> Batch:
+        own = _augmented(parse_fields(data[0]), augmentation, fill, own_seed)
+        if not augmentation.paste_rate:
+            return own
+
+        def pasted() -> Batch:
+            fields = parse_fields(data[1])
+            other = _augmented(fields, augmentation, fill, fold_in(own_seed, 4))
+            return _pasted(own, other, fold_in(own_seed, 5), chances)
+
+        drawn = tf.random.stateless_uniform([], fold_in(own_seed, 3)) < augmentation.paste_rate
+        return tf.cond(drawn, pasted, lambda: own)
 
     return (
         tf.data.Dataset.range(first_step * local_size, last_step * local_size)
@@ -174,6 +186,29 @@ def _augmented(
         "key": fields["key"],
         "image": augment.pad(image, crop, options.crop_size, fill),
         "label": augment.pad(label, crop, options.crop_size, IGNORE_LABEL),
+    }
+
+
+def _paste_chances(class_pixels: Sequence[int]) -> np.ndarray:
+    """Of a class as rare as the median or rarer 1/2, the less the more frequent it is: float32 [K].
+
+    After the median frequency balancing of Eigen and Fergus, "Predicting Depth, Surface Normals and
+    Semantic Labels with a Common Multi-Scale Convolutional Architecture", ICCV 2015, section 6.3.2.
+    """
+    pixels = np.array(class_pixels, np.float32)
+    median = np.median(pixels[pixels > 0]) if pixels.any() else 0.0
+    return np.minimum(1.0, median / np.maximum(pixels, 1.0)) / 2
+
+
+def _pasted(own: Batch, other: Batch, seed: tf.Tensor, chances: np.ndarray) -> Batch:
+    """The example with classes of the other; its key names both."""
+    image, label = augment.paste_classes(
+        own["image"], own["label"], other["image"], other["label"], seed, chances
+    )
+    return {
+        "key": tf.strings.join([own["key"], other["key"]], " with "),
+        "image": image,
+        "label": label,
     }
 
 

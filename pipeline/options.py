@@ -15,6 +15,8 @@ class Augmentation:
       max_scale: Largest random scale.
       flip: Mirror one in two.
       color_strength: Largest relative change of brightness, contrast and saturation; 0 for none.
+      paste_rate: Share of the examples into which the pixels of some classes, rare ones rather than
+        frequent ones, of another one are pasted.
     """
 
     crop_size: int = 256
@@ -22,6 +24,7 @@ class Augmentation:
     max_scale: float = 2.0
     flip: bool = True
     color_strength: float = 0.25
+    paste_rate: float = 0.0
 
     def __post_init__(self) -> None:
         if self.crop_size < 8:
@@ -33,6 +36,8 @@ class Augmentation:
             )
         if not 0 <= self.color_strength < 1:
             raise ValueError(f"`color_strength` must be in [0, 1). Received: {self.color_strength}")
+        if not 0 <= self.paste_rate <= 1:
+            raise ValueError(f"`paste_rate` must be in [0, 1]. Received: {self.paste_rate}")
 
 
 CLASS_WEIGHTS = ("none", "enet", "fourth_root", "sqrt", "inverse")

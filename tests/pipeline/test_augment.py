@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.augment import pad, random_color, random_crop, scale_image, scale_label
+from pipeline.augment import (
+    pad,
+    paste_classes,
+    random_color,
+    random_crop,
+    scale_image,
+    scale_label,
+)
 
 FILL = -1000.0
 HEIGHT, WIDTH = 40, 60
@@ -211,3 +218,48 @@ class TestColor:
         changed = self.change(gray, 4, 0.5)
         np.testing.assert_allclose(changed, changed[..., :1].repeat(3, -1), atol=1e-2)
         assert np.abs(changed - gray).max() > 1
+
+
+class TestPaste:
+    """Of classes 0 to 3 and void; the other example's pixels are told by their level of 1."""
+
+    label, other_label = np.random.default_rng(0).choice(np.uint8([0, 1, 2, 3, 255]), (2, 20, 30))
+
+    def pasted(self, seed: int, chances=(0.5,) * 4) -> tuple[np.ndarray, np.ndarray]:
+        """Where a pixel was pasted, and the labels after it."""
+        image, other_image = tf.zeros([20, 30, 3]), tf.ones([20, 30, 3])
+        image, label = paste_classes(
+            image, tf.constant(self.label), other_image, tf.constant(self.other_label),
+            tf.constant([seed, 3]), tf.constant(chances),
+        )  # fmt: skip
+        assert label.dtype == tf.uint8
+        assert (image.numpy() == image.numpy()[..., :1]).all()
+        return image.numpy()[..., 0], label.numpy()
+
+    def test_a_class_is_pasted_whole_or_not_at_all_with_its_labels(self):
+        choices = set()
+        for seed in range(60):
+            where, label = self.pasted(seed)
+            shares = [where[self.other_label == train_id].mean() for train_id in (0, 1, 2, 3)]
+            assert set(shares) <= {0.0, 1.0}
+            assert not where[self.other_label == 255].any()
+            np.testing.assert_array_equal(label, np.where(where, self.other_label, self.label))
+            choices.add(tuple(shares))
+        assert len(choices) == 2**4
+
+    def test_the_same_seed_chooses_the_same(self):
+        for seed in range(5):
+            for one, again in zip(self.pasted(seed), self.pasted(seed), strict=True):
+                np.testing.assert_array_equal(one, again)
+
+    def test_each_class_has_its_own_chance(self):
+        chances = (0.0, 0.1, 0.6, 1.0)
+        pasted = np.mean(
+            [
+                [where[self.other_label == train_id].all() for train_id in range(4)]
+                for where, _ in (self.pasted(seed, chances) for seed in range(400))
+            ],
+            axis=0,
+        )
+        np.testing.assert_allclose(pasted, chances, atol=0.08)
+        assert (pasted[0], pasted[3]) == (0.0, 1.0)

@@ -13,12 +13,18 @@ from PIL import Image
 
 from pipeline import dataset_info, job, records
 from pipeline.dataset_info import DatasetError
-from pipeline.input_fn import RecordReader, evaluation_dataset, training_dataset
+from pipeline.input_fn import (
+    RecordReader,
+    _paste_chances,
+    evaluation_dataset,
+    training_dataset,
+)
 from pipeline.options import Augmentation
 from pipeline.palette import CITYSCAPES
 
 NUM_TRAIN, NUM_VAL = 24, 7
 SMALL = Augmentation(crop_size=24)
+PASTING = Augmentation(crop_size=24, paste_rate=0.5)
 SIZES = [(20, 30), (40, 16), (33, 33), (8, 12), (40, 30)]
 
 
@@ -125,16 +131,18 @@ class TestTraining:
     @settings(max_examples=8, deadline=None)
     @given(first=st.integers(0, 12), steps=st.integers(0, 3), batch=st.sampled_from([4, 7]))
     def test_starting_later_gives_what_skipping_gives(self, reader, first, steps, batch):
-        everything = take(reader, 0, first + steps, batch=batch)
-        assert_same(take(reader, first, first + steps, batch=batch), everything[first:])
+        options = {"batch": batch, "augmentation": PASTING}
+        everything = take(reader, 0, first + steps, **options)
+        assert_same(take(reader, first, first + steps, **options), everything[first:])
 
     @pytest.mark.parametrize(("replicas", "workers"), [(2, 1), (4, 1), (2, 2), (4, 2)])
     def test_the_global_batch_is_the_same_on_any_replicas_and_workers(
         self, reader, replicas, workers
     ):
-        expected = take(reader, 2, 5)
+        expected = take(reader, 2, 5, augmentation=PASTING)
+        division = {"replicas": replicas, "num_workers": workers}
         per_worker = [
-            take(reader, 2, 5, replicas=replicas, worker=worker, num_workers=workers)
+            take(reader, 2, 5, augmentation=PASTING, worker=worker, **division)
             for worker in range(workers)
         ]
         local_replicas = replicas // workers
@@ -147,6 +155,32 @@ class TestTraining:
             assert [len(part["key"]) for part in parts] == [8 // replicas] * replicas
             joined = {name: np.concatenate([part[name] for part in parts]) for name in whole}
             assert_same([joined], [whole])
+
+    def test_some_examples_get_classes_of_another_and_are_named_after_both(self, reader):
+        plain, mixed = take(reader, 0, 30), take(reader, 0, 30, augmentation=PASTING)
+        changed, partners = 0, []
+        for before, after in zip(plain, mixed, strict=True):
+            for place, key in enumerate(after["key"]):
+                own, _, partner = key.decode().partition(" with ")
+                assert own == before["key"][place].decode()
+                same = all((before[n][place] == after[n][place]).all() for n in ("image", "label"))
+                assert partner or same
+                changed += not same
+                partners += [partner] if partner else []
+        assert 0.4 < len(partners) / 240 < 0.6
+        assert len(set(partners)) == NUM_TRAIN
+        assert changed > len(partners) / 2
+
+    @pytest.mark.parametrize(
+        ("class_pixels", "chances"),
+        [
+            ((10, 100, 0, 1000), (0.5, 0.5, 0.5, 0.05)),
+            ((1, 2, 4, 16), (0.5, 0.5, 0.375, 0.09375)),
+            ((0, 0), (0.0, 0.0)),
+        ],
+    )
+    def test_what_is_rarer_than_the_median_class_is_pasted_most(self, class_pixels, chances):
+        np.testing.assert_allclose(_paste_chances(class_pixels), chances)
 
     @pytest.mark.parametrize(
         "wrong", [{"batch": 7, "replicas": 2}, {"replicas": 3}, {"replicas": 2, "num_workers": 4}]
