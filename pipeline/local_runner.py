@@ -89,6 +89,7 @@ def _noticing_deaths(lifeline: Path) -> Iterator[None]:
         yield
         return
     deaths: list[str] = []
+    hook = threading.excepthook
 
     def on_thread_error(arguments: threading.ExceptHookArgs) -> None:
         """Hears of a dead worker from the thread that waited for it; the rest is its echo."""
@@ -106,10 +107,14 @@ def _noticing_deaths(lifeline: Path) -> Iterator[None]:
             )
 
     def on_interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal hook
         lifeline.unlink(missing_ok=True)
+        # The runner's threads fail until the process has ended, after this function's end as well.
+        hook = on_thread_error
+        logging.disable()
         signal.default_int_handler(number, frame)
 
-    hook, threading.excepthook = threading.excepthook, on_thread_error
+    threading.excepthook = on_thread_error
     handlers = {signal.SIGUSR1: signal.signal(signal.SIGUSR1, on_death)}
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         handlers[signal.SIGINT] = signal.signal(signal.SIGINT, on_interrupt)
