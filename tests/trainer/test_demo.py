@@ -205,6 +205,8 @@ def test_the_command_serves_until_it_is_stopped(trained_run, predict, scene):
         [sys.executable, "-m", "trainer.demo", f"--saved_model={trained_run.saved_model}",
          "--port=0"],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # A job in the background ignores it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     try:
         address = re.search(r"http://127\.0\.0\.1:(\d+)/", process.stdout.readline())
