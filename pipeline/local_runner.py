@@ -59,7 +59,7 @@ def running(num_workers: int) -> Iterator[FnApiRunner]:
         if cause := os_error_in(str(error)):
             raise cause from error
         raise
-    finally:
+    else:  # after a failure the runner's threads live on, and would narrate it
         logger.setLevel(level)
 
 
@@ -89,7 +89,6 @@ def _noticing_deaths(lifeline: Path) -> Iterator[None]:
         yield
         return
     deaths: list[str] = []
-    hook = threading.excepthook
 
     def on_thread_error(arguments: threading.ExceptHookArgs) -> None:
         """Hears of a dead worker from the thread that waited for it; the rest is its echo."""
@@ -107,14 +106,10 @@ def _noticing_deaths(lifeline: Path) -> Iterator[None]:
             )
 
     def on_interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal hook
         lifeline.unlink(missing_ok=True)
-        # The runner's threads fail until the process has ended, after this function's end as well.
-        hook = on_thread_error
-        logging.disable()
         signal.default_int_handler(number, frame)
 
-    threading.excepthook = on_thread_error
+    hook, threading.excepthook = threading.excepthook, on_thread_error
     handlers = {signal.SIGUSR1: signal.signal(signal.SIGUSR1, on_death)}
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         handlers[signal.SIGINT] = signal.signal(signal.SIGINT, on_interrupt)
@@ -123,7 +118,8 @@ def _noticing_deaths(lifeline: Path) -> Iterator[None]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        threading.excepthook = hook
+        if lifeline.exists():  # else the runner's threads go on failing
+            threading.excepthook = hook
 
 
 def os_error_in(text: str) -> OSError | None:
