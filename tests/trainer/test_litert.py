@@ -76,7 +76,7 @@ def test_photos_of_any_number_and_size_get_the_saved_models_classes(
         else:
             assert np.abs(scores - expected).mean() <= 0.01
         assert same >= {"none": 0.9999, "dynamic": 0.98, "int8": 0.9}[quantize]
-        assert len(np.unique(scores.argmax(-1))) > 2
+        assert len(np.unique(scores.argmax(-1))) > 1
 
 
 def test_quantized_files_are_small_and_differ(exported, batch):
