@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,9 +36,9 @@ class InferenceError(UserError):
 class Inference:
     """Views of a photo whose scores are averaged; by default there is one, the photo itself.
 
-    Windows are seen one after the other, so that a network needs no more memory for a large photo
-    than for a window. What grows with the photo are sums: 4 bytes for each class and pixel, up to
-    three times at the photo's size and, where it is scaled, once more at the scale's.
+    Windows are seen one after the other, from the top down, and of the scores only a few windows'
+    height is held: of a large photo little more is in memory than the photo itself, its scaled
+    copies and its class ids.
 
     Attributes:
       scales: Of height and width, above 0 and at most 4. Photos are resized bilinearly
@@ -83,43 +84,52 @@ class Inference:
         Returns:
           float32 [B, H, W, K].
         """
-        pixels = np.asarray(pixels)
-        means = (self._at_scale(scorer, pixels, scale) for scale in self.scales)
-        total = next(means)
-        for mean in means:
-            total += mean
-        total /= len(self.scales)
-        return total
+        return np.concatenate(list(self._strips(scorer, pixels)), axis=1)
 
     def class_ids(self, scorer: Scorer, pixels: Any) -> tf.Tensor:
         """The class of the greatest mean score, int32 [B, H, W]; see `scores`."""
         import tensorflow as tf
 
-        # NumPy's: TensorFlow's would copy the scores first, all that there are of a large photo.
-        return tf.constant(np.argmax(self.scores(scorer, pixels), axis=-1), tf.int32)
+        # NumPy's: TensorFlow's would copy the scores first.
+        ids = [np.argmax(strip, axis=-1) for strip in self._strips(scorer, pixels)]
+        return tf.constant(np.concatenate(ids, axis=1), tf.int32)
 
-    def _at_scale(self, scorer: Scorer, pixels: np.ndarray, scale: float) -> np.ndarray:
-        height, width = pixels.shape[1:3]
-        size = [max(1, round(scale * height)), max(1, round(scale * width))]
-        if size == [height, width]:
-            return self._in_windows(scorer, pixels)
-        scores = self._in_windows(scorer, _resized(pixels, size))
-        return _resized(scores, [height, width])
+    def _strips(self, scorer: Scorer, pixels: Any) -> Iterator[np.ndarray]:
+        """The mean scores from the top down, a window's height of the photo at a time."""
+        pixels = np.asarray(pixels)
+        height = pixels.shape[1]
+        step = self.window or height
+        views = [_View(pixels, scale, partial(self._finished, scorer)) for scale in self.scales]
+        for top in range(0, height, step):
+            bottom = min(top + step, height)
+            total = views[0].rows(top, bottom)
+            for view in views[1:]:
+                total = total + view.rows(top, bottom)
+            yield total / len(views) if len(views) > 1 else total
 
-    def _in_windows(self, scorer: Scorer, pixels: np.ndarray) -> np.ndarray:
+    def _finished(self, scorer: Scorer, pixels: np.ndarray) -> Iterator[np.ndarray]:
+        """The mean over windows from the top down: rows, as soon as no further window has them."""
         height, width = pixels.shape[1:3]
-        rows, columns = self._cuts(height), self._cuts(width)
-        places = [np.s_[:, top, left] for top in rows for left in columns]
-        first = self._seen(scorer, pixels[places[0]])
-        if len(places) == 1:
-            return np.array(first)
-        total = np.zeros((*pixels.shape[:3], first.shape[-1]), np.float32)
-        count = np.zeros((1, height, width, 1), np.float32)
-        for number, place in enumerate(places):
-            total[place] += self._seen(scorer, pixels[place]) if number else first
-            count[place] += 1
-        total /= count
-        return total
+        windows, columns = self._cuts(height), self._cuts(width)
+        if len(windows) == len(columns) == 1:
+            yield self._seen(scorer, pixels)
+            return
+        side = windows[0].stop
+        total, count = None, np.zeros((1, side, width, 1), np.float32)
+        ends = [*(below.start for below in windows[1:]), height]
+        for window, end in zip(windows, ends, strict=True):
+            for column in columns:
+                seen = self._seen(scorer, pixels[:, window, column])
+                if total is None:
+                    total = np.zeros((len(pixels), side, width, seen.shape[-1]), np.float32)
+                total[:, :, column] += seen
+                count[:, :, column] += 1
+            assert total is not None
+            done = end - window.start
+            yield total[:, :done] / count[:, :done]
+            for sums in (total, count):
+                sums[:, : side - done] = sums[:, done:]
+                sums[:, side - done :] = 0
 
     def _cuts(self, length: int) -> list[slice]:
         """Where the windows lie along a side."""
@@ -136,12 +146,60 @@ class Inference:
         return (scores + mirrored[:, :, ::-1]) / 2
 
 
-def _resized(values: np.ndarray, size: list[int]) -> np.ndarray:
-    """Bilinearly, with half-pixel centres: float32 [B, H, W, C] -> [B, *size, C]."""
-    import tensorflow as tf
+class _View:
+    """The scores of a photo as a scorer sees it at some scale, from the top down.
 
-    # A copy: what TensorFlow hands out must not be added to.
-    return np.array(tf.image.resize(values, size))
+    Args:
+      pixels: float32 [B, H, W, 3].
+      scale: Of H and W.
+      finished: From scaled pixels to their scores, some rows at a time.
+    """
+
+    def __init__(
+        self,
+        pixels: np.ndarray,
+        scale: float,
+        finished: Callable[[np.ndarray], Iterator[np.ndarray]],
+    ) -> None:
+        import tensorflow as tf
+
+        self._size = pixels.shape[1:3]
+        self._scaled = tuple(max(1, round(scale * side)) for side in self._size)
+        if self._scaled != self._size:
+            pixels = tf.image.resize(pixels, self._scaled).numpy()
+        self._blocks = finished(pixels)
+        self._held, self._top = next(self._blocks), 0
+
+    def rows(self, top: int, bottom: int) -> np.ndarray:
+        """Those from `top`, not above an earlier call's, to above `bottom` of the photo.
+
+        Returns:
+          float32 [B, bottom - top, W, K], resized with half-pixel centres.
+        """
+        if self._scaled == self._size:
+            return self._scaled_rows(top, bottom)
+        import tensorflow as tf
+
+        factors = [scaled / side for scaled, side in zip(self._scaled, self._size, strict=True)]
+        # The scaled rows that the first and the last of the photo's rows lie between.
+        first = max(0, math.floor((top + 0.5) * factors[0] - 0.5))
+        last = min(self._scaled[0], math.floor((bottom - 0.5) * factors[0] - 0.5) + 2)
+        # Resizes bilinearly, as `tf.image.resize` does, and can begin below the top.
+        return tf.raw_ops.ScaleAndTranslate(
+            images=self._scaled_rows(first, last),
+            size=[bottom - top, self._size[1]],
+            scale=[1 / factor for factor in factors],
+            translation=[first / factors[0] - top, 0.0],
+            kernel_type="triangle",
+            antialias=False,
+        ).numpy()
+
+    def _scaled_rows(self, top: int, bottom: int) -> np.ndarray:
+        """Scores of the scaled photo; those above `top` are forgotten."""
+        while self._top + self._held.shape[1] < bottom:
+            self._held = np.concatenate([self._held, next(self._blocks)], axis=1)
+        self._held, self._top = self._held[:, top - self._top :], top
+        return self._held[:, : bottom - top]
 
 
 WHOLE_PHOTO = Inference()

@@ -1,6 +1,7 @@
 """Windows, scales and mirroring, against the same said again pixel by pixel."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -146,6 +147,27 @@ def test_of_a_large_photo_one_window_is_seen_at_a_time():
     assert scores.shape == (1, 1024, 2048, 1)
     assert set(shapes) == {(1, 512, 512, 3)}
     assert len(shapes) == 2 * 3 * 6  # stride 342: rows at 0, 342, 512, columns at ..., 1368, 1536
+
+
+@pytest.mark.parametrize("scales", [(1.0,), (0.5, 1.0, 1.5)])
+def test_memory_for_scores_does_not_grow_with_the_photo(scales):
+    options, num_classes = Inference(scales=scales, window=32), 100
+
+    def network(views):
+        return np.repeat(views[..., :1], num_classes, axis=-1)
+
+    def most_held(pixels):
+        tracemalloc.start()
+        try:
+            options.class_ids(network, pixels)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    low, high = (photos(height, 48, batch=1) for height in (512, 2048))
+    most_held(low)  # TensorFlow's own, once
+    scores_growth = (high[..., 0].nbytes - low[..., 0].nbytes) * num_classes
+    assert most_held(high) - most_held(low) < scores_growth / 5
 
 
 def test_a_photo_smaller_than_the_window_is_seen_whole():
