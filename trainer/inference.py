@@ -26,6 +26,8 @@ objective reads from the colours.
 """
 
 _MAX_SCALE = 4.0
+_STRIP_ROWS = 64
+"""Of a photo, whose scores are averaged at a time."""
 
 
 class InferenceError(UserError):
@@ -36,9 +38,8 @@ class InferenceError(UserError):
 class Inference:
     """Views of a photo whose scores are averaged; by default there is one, the photo itself.
 
-    Windows are seen one after the other, from the top down, and of the scores only a few windows'
-    height is held: of a large photo little more is in memory than the photo itself, its scaled
-    copies and its class ids.
+    Windows are seen one after the other, from the top down, and scores are held of their height
+    only: what grows with a photo's height are its scaled copies and its class ids.
 
     Attributes:
       scales: Of height and width, above 0 and at most 4. Photos are resized bilinearly
@@ -91,24 +92,24 @@ class Inference:
         import tensorflow as tf
 
         # NumPy's: TensorFlow's would copy the scores first.
-        ids = [np.argmax(strip, axis=-1) for strip in self._strips(scorer, pixels)]
-        return tf.constant(np.concatenate(ids, axis=1), tf.int32)
+        strips = self._strips(scorer, pixels)
+        ids = [np.argmax(strip, axis=-1).astype(np.int32) for strip in strips]
+        return tf.constant(np.concatenate(ids, axis=1))
 
     def _strips(self, scorer: Scorer, pixels: Any) -> Iterator[np.ndarray]:
-        """The mean scores from the top down, a window's height of the photo at a time."""
+        """The mean scores from the top down, a few rows at a time."""
         pixels = np.asarray(pixels)
         height = pixels.shape[1]
-        step = self.window or height
         views = [_View(pixels, scale, partial(self._finished, scorer)) for scale in self.scales]
-        for top in range(0, height, step):
-            bottom = min(top + step, height)
+        for top in range(0, height, _STRIP_ROWS):
+            bottom = min(top + _STRIP_ROWS, height)
             total = views[0].rows(top, bottom)
             for view in views[1:]:
                 total = total + view.rows(top, bottom)
             yield total / len(views) if len(views) > 1 else total
 
     def _finished(self, scorer: Scorer, pixels: np.ndarray) -> Iterator[np.ndarray]:
-        """The mean over windows from the top down: rows, as soon as no further window has them."""
+        """The mean over windows from the top down, a few rows that no further window shows."""
         height, width = pixels.shape[1:3]
         windows, columns = self._cuts(height), self._cuts(width)
         if len(windows) == len(columns) == 1:
@@ -126,7 +127,9 @@ class Inference:
                 count[:, :, column] += 1
             assert total is not None
             done = end - window.start
-            yield total[:, :done] / count[:, :done]
+            for top in range(0, done, _STRIP_ROWS):
+                rows = np.s_[:, top : min(top + _STRIP_ROWS, done)]
+                yield total[rows] / count[rows]
             for sums in (total, count):
                 sums[:, : side - done] = sums[:, done:]
                 sums[:, side - done :] = 0
