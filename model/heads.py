@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from model.layers import conv_unit
+from model.layers import ChannelDropout, conv_unit
 
 _CLASSIFIER = "_classes"
 """In the names of the layers whose last axis is the classes, and of no other."""
@@ -40,7 +40,7 @@ def convolutional_head(
 def classifier(x: Any, num_classes: int, dropout: float, name: str) -> Any:
     """Dropout and a 1x1 convolution: [B, H, W, C] -> float32 [B, H, W, num_classes]."""
     # Whole channels, as in the reference code: neighbouring pixels would give a single one away.
-    x = keras.layers.SpatialDropout2D(dropout, name=f"{name}_dropout")(x)
+    x = ChannelDropout(dropout, name=f"{name}_dropout")(x)
     return keras.layers.Conv2D(
         num_classes,
         1,

@@ -129,6 +129,27 @@ def conv_unit(x: Any, filters: int, kernel_size: int, *, name: str, rate: int = 
     return keras.layers.ReLU(name=f"{name}_relu")(x)
 
 
+class ChannelDropout(keras.layers.SpatialDropout2D):
+    """`keras.layers.SpatialDropout2D` that drops the same on any number of replicas.
+
+    Keras draws for each replica by itself, from one seed, so that all drop the same channels.
+    Here each draws for the global batch and takes the rows that are its own.
+    """
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        """Drops whole channels of ``inputs`` [B, H, W, C], in training only."""
+        if not training or not self.rate:
+            return inputs
+        replica = tf.distribute.get_replica_context()
+        rows, channels = tf.shape(inputs)[0], inputs.shape[-1]
+        draws = tf.random.stateless_uniform(
+            [rows * replica.num_replicas_in_sync, 1, 1, channels],
+            tf.cast(self.seed_generator.next(), tf.int32),
+        )
+        own = draws[rows * replica.replica_id_in_sync_group :][:rows]
+        return inputs * tf.cast(own >= self.rate, inputs.dtype) / (1.0 - self.rate)
+
+
 class ResizeLike(keras.layers.Layer):
     """Resizes features bilinearly to the height and width of others.
 

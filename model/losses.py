@@ -190,12 +190,13 @@ class CrossEntropy:
         self, logits: tf.Tensor, labels: tf.Tensor, valid: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         per_pixel = cross_entropy(logits, labels)
+        if self.ohem_threshold:
+            # By the truth alone: with a smoothed one, no pixel has a loss near 0.
+            valid = hard_pixels(per_pixel, valid, self.ohem_threshold, self.ohem_min_kept)
         if self.label_smoothing:
             # Cross-entropy with a truth of (1 - s) for the class and s / K for every class.
             truth = tf.gather(logits, labels, batch_dims=3)
             per_pixel += self.label_smoothing * (truth - tf.reduce_mean(logits, axis=-1))
-        if self.ohem_threshold:
-            valid = hard_pixels(per_pixel, valid, self.ohem_threshold, self.ohem_min_kept)
         weights = tf.cast(valid, tf.float32)
         if self.class_weights is not None:
             weights *= tf.gather(tf.constant(self.class_weights, tf.float32), labels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,25 @@ class Interrupted(Exception):
             "goes on from there."
         )
         self.exit_code = EXIT_CODES[signal.Signals(number)]
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """In the block SIGTERM ends the process in a sentence, as a run ends that it has stopped."""
+
+    def end(number: int, _: FrameType | None) -> None:
+        print(
+            f"Stopped by {signal.Signals(number).name} between steps. The same command goes on "
+            "from the last checkpoint.",
+            file=sys.stderr,
+        )
+        sys.exit(EXIT_CODES[signal.Signals(number)])
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import fcntl
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -68,6 +69,25 @@ def prepare(model_dir: str, config: Config, info: DatasetInfo) -> None:
             f"{model_dir!r} was trained on other records than those in --data_dir. Name those, or "
             "another --model_dir."
         )
+
+
+@contextmanager
+def held(model_dir: str) -> Iterator[None]:
+    """In the block no other process can hold the run; the operating system lets go of it, too.
+
+    Raises:
+      RunError: Where another process holds it.
+    """
+    # For writing, though nothing is: NFS locks nothing else.
+    with open(os.path.join(model_dir, CONFIG_FILE), "r+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(
+                f"Another process trains in {model_dir!r}. Wait for it, or name another "
+                "--model_dir."
+            ) from error
+        yield
 
 
 def require_run(model_dir: str) -> None:

@@ -121,11 +121,11 @@ def main(_: list[str]) -> None:
 
     from trainer import distribution, saved_model, training
     from trainer.failures import tensorflow_errors
-    from trainer.interruption import Interrupted
+    from trainer.interruption import Interrupted, ended_by_sigterm
 
     if _DETERMINISTIC.value:
         tf.config.experimental.enable_op_determinism()
-    with tensorflow_errors(data_dir), distribution.worker_errors():
+    with tensorflow_errors(data_dir), distribution.worker_errors(), ended_by_sigterm():
         strategy = distribution.create_strategy(
             _STRATEGY.value,
             _LOGICAL_CPUS.value,

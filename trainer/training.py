@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,8 @@ def train(
       strategy: On which devices.
       data_dir: A records folder.
       model_dir: The run's folder, see `trainer.run_folder`.
-      profile: The first and the last step that TensorFlow's profiler records, counted from 1.
+      profile: The first and the last step that TensorFlow's profiler records, counted from 1;
+        nothing is where the first is done already.
 
     Returns:
       The last validation's confusion matrix, int64 [K, K].
@@ -56,23 +58,7 @@ def train(
     Raises:
       UserError: Where data, configuration and folder do not fit, or the loss is not finite.
     """
-    if config.batch_size % strategy.num_replicas_in_sync:
-        raise TrainingError(
-            f"--batch_size is over all replicas and must divide among them. Received: "
-            f"{config.batch_size} for {strategy.num_replicas_in_sync} replicas."
-        )
-    share = config.batch_size // strategy.num_replicas_in_sync
-    if share % config.accumulation_steps:
-        raise TrainingError(
-            f"accumulation_steps={config.accumulation_steps} must divide a replica's share of the "
-            f"batch. Received: {config.batch_size} examples for "
-            f"{strategy.num_replicas_in_sync} replicas."
-        )
-    if config.jit_compile and strategy.num_replicas_in_sync > 1:
-        raise TrainingError(
-            "XLA compiles for one replica only, as replicas add up their sums in the middle of a "
-            f"step: leave jit_compile out. Received: {strategy.num_replicas_in_sync} replicas."
-        )
+    _check_batch(config, strategy)
     training_reader = RecordReader(data_dir, config.train_split)
     validation_reader = RecordReader(data_dir, config.validation_split)
     info = training_reader.info.kept_in(data_dir)
@@ -91,48 +77,72 @@ def train(
             initial_model.fill(network, config, info.palette.class_names, initial)
         learner = Learner(config, network)
     chief = distribution.is_chief(strategy)
-    with distribution.chief_first(strategy):
-        if not chief:
-            run_folder.require_run(model_dir)
-        checkpoints = Checkpoints(model_dir, learner.state, writes=chief)
-        # Only now that the network could be built: a slip in the flags must not occupy the folder.
-        run_folder.prepare(model_dir, config, info)
-        first_step = checkpoints.restore()
-    if profile and profile[0] <= first_step:
-        raise TrainingError(
-            f"--profile must begin after step {first_step:,}, from which the run in {model_dir!r} "
-            f"goes on. Received: {profile[0]},{profile[1]}."
-        )
-    run = _Run(
-        strategy,
-        config=config,
-        learner=learner,
-        step=learner.make_step(strategy),
-        checkpoints=checkpoints,
-        evaluator=Evaluator(
+    with ExitStack() as stack:
+        with distribution.chief_first(strategy):
+            if not chief:
+                run_folder.require_run(model_dir)
+            # Only now that the network could be built: a slip in the flags must not occupy the
+            # folder.
+            run_folder.prepare(model_dir, config, info)
+            if chief:
+                stack.enter_context(run_folder.held(model_dir))
+            checkpoints = Checkpoints(model_dir, learner.state, writes=chief)
+            first_step = checkpoints.restore()
+        if profile and profile[0] <= first_step:
+            # The same command goes on with a run, whatever it has recorded by then.
+            if chief:
+                say(f"Nothing is profiled: step {profile[0]:,} is done.")
+            profile = None
+        run = _Run(
             strategy,
-            learner.network,
-            validation_reader,
-            info.palette.num_classes,
-            config.evaluation_batch_size,
-        ),
-        summaries=Summaries(model_dir, config, info.palette) if chief else None,
-        profiler=Profiler(model_dir, profile if chief else None),
-    )
-    batches = strategy.distribute_datasets_from_function(
-        lambda context: training_dataset(
-            training_reader,
-            config.data,
-            seed=config.seed,
-            global_batch_size=config.batch_size,
-            first_step=first_step,
-            last_step=config.steps,
-            replicas=context.num_replicas_in_sync,
-            worker=context.input_pipeline_id,
-            num_workers=context.num_input_pipelines,
+            config=config,
+            learner=learner,
+            step=learner.make_step(strategy),
+            checkpoints=checkpoints,
+            evaluator=Evaluator(
+                strategy,
+                learner.network,
+                validation_reader,
+                info.palette.num_classes,
+                config.evaluation_batch_size,
+            ),
+            summaries=Summaries(model_dir, config, info.palette) if chief else None,
+            profiler=Profiler(model_dir, profile if chief else None),
         )
-    )
-    return run.to_the_end(batches, first_step)
+        batches = strategy.distribute_datasets_from_function(
+            lambda context: training_dataset(
+                training_reader,
+                config.data,
+                seed=config.seed,
+                global_batch_size=config.batch_size,
+                first_step=first_step,
+                last_step=config.steps,
+                replicas=context.num_replicas_in_sync,
+                worker=context.input_pipeline_id,
+                num_workers=context.num_input_pipelines,
+            )
+        )
+        return run.to_the_end(batches, first_step)
+
+
+def _check_batch(config: Config, strategy: tf.distribute.Strategy) -> None:
+    """Raises a `TrainingError` where a batch cannot be taken on so many replicas."""
+    replicas = strategy.num_replicas_in_sync
+    if config.batch_size % replicas:
+        raise TrainingError(
+            f"--batch_size is over all replicas and must divide among them. Received: "
+            f"{config.batch_size} for {replicas} replicas."
+        )
+    if config.batch_size // replicas % config.accumulation_steps:
+        raise TrainingError(
+            f"accumulation_steps={config.accumulation_steps} must divide a replica's share of the "
+            f"batch. Received: {config.batch_size} examples for {replicas} replicas."
+        )
+    if config.jit_compile and replicas > 1:
+        raise TrainingError(
+            "XLA compiles for one replica only, as replicas add up their sums in the middle of a "
+            f"step: leave jit_compile out. Received: {replicas} replicas."
+        )
 
 
 def _initial_model(config: Config) -> InitialModel | None:
@@ -237,7 +247,7 @@ class _Run:
                 tell = log or progress.due
                 if tell or save:
                     with window.times.computing():
-                        window.check()
+                        window.check(self._strategy)
                 if tell:
                     progress.tell(step, window.last[1], self._mean_iou, window.images_per_second)
                 if log:
@@ -342,12 +352,11 @@ class _Window:
         images = (len(self._steps) - self._counted) * self._batch_size
         return images / max(time.monotonic() - self._since, 1e-9)
 
-    def check(self) -> None:
+    def check(self, strategy: tf.distribute.Strategy) -> None:
         """Raises a `TrainingError` at the first step whose loss or gradient is not finite."""
         for step, result, keys in self._steps:
             loss, norm = (float(value) for value in result.numpy())
             if not math.isfinite(loss + norm):
-                strategy = tf.distribute.get_strategy()
                 names = [
                     key.decode()
                     for part in strategy.experimental_local_results(keys)
@@ -355,6 +364,7 @@ class _Window:
                 ]
                 raise TrainingError(
                     f"The loss is {loss} and the gradients' norm {norm} at step {step:,}, with the "
-                    f"records {', '.join(names)}. Lower --learning_rate, or clip the gradients: "
-                    "--set optimizer.clip_norm=1.0. Checkpoints of earlier steps are kept."
+                    f"records {', '.join(names)}. Checkpoints of earlier steps are kept. Train "
+                    "with a lower --learning_rate, or with --set optimizer.clip_norm=1.0, in "
+                    "another --model_dir; --initial_model starts it from the best of these steps."
                 )

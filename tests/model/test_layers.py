@@ -156,3 +156,18 @@ def _values_and_gradients(layer, x, training=True):
         y = layer(x, training=training)
         loss = tf.reduce_sum(y**2)
     return [y, *tape.gradient(loss, [x, *weights])]
+
+
+def test_dropout_drops_whole_channels_of_each_example_by_itself():
+    keras.utils.set_random_seed(3)
+    dropout = layers.ChannelDropout(0.25)
+    inputs = np.random.default_rng(0).uniform(1, 2, (64, 3, 2, 128)).astype(np.float32)
+    first, second = (np.array(dropout(inputs, training=True)) for _ in range(2))
+    for outputs in (first, second):
+        kept = outputs[:, :1, :1] > 0
+        np.testing.assert_allclose(outputs, np.where(kept, inputs / 0.75, 0), rtol=1e-6)
+        assert 1 - kept.mean() == pytest.approx(0.25, abs=0.02)
+        assert len(np.unique(kept.reshape(64, -1), axis=0)) == 64
+    assert not np.array_equal(first, second)
+    np.testing.assert_array_equal(dropout(inputs, training=False), inputs)
+    np.testing.assert_array_equal(layers.ChannelDropout(0.0)(inputs, training=True), inputs)

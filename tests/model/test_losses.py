@@ -98,6 +98,25 @@ def test_hard_pixels_are_their_formula(threshold, min_kept):
         assert float(counts[i]) == sum(numbers)
 
 
+def test_smoothed_labels_leave_the_same_pixels_hard():
+    outputs, labels = random_outputs(CASES[0][1]), random_labels()
+    outputs["logits"] *= 10  # some pixels are sure of the truth, some far from it
+    plain, smoothed = (
+        CrossEntropy(label_smoothing=share, ohem_threshold=0.7, ohem_min_kept=0.0)
+        for share in (0.0, 0.1)
+    )
+    count = float(plain.loss(outputs, labels)[1][0])
+    losses, counts = smoothed.loss(outputs, labels)
+    assert float(counts[0]) == count
+    assert 0 < count < (labels != IGNORE_LABEL).sum()
+    truth = numpy_cross_entropy(outputs["logits"], labels)
+    hard = truth >= -np.log(0.7)
+    logits = outputs["logits"].numpy().astype(np.float64)
+    log_sums = np.log(np.exp(logits).sum(-1))
+    spread = 0.9 * truth + 0.1 * (log_sums - logits.mean(-1))
+    assert float(losses[0]) == pytest.approx(spread[hard].sum(), rel=1e-5)
+
+
 def test_each_head_has_hard_pixels_of_its_own():
     labels = np.zeros((1, 1, 4), np.uint8)
     logits = np.zeros((1, 1, 4, 2), np.float32)

@@ -1,9 +1,13 @@
 """The training step against formulas and on two replicas; runs that stop, go on, or cannot."""
 
 import dataclasses
+import fcntl
+import functools
 import os
+import re
 import shutil
 import types
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -11,7 +15,7 @@ import pytest
 import tensorflow as tf
 
 from model import networks
-from model.layers import ResizeLike, conv_batch_norm
+from model.layers import ChannelDropout, ResizeLike, conv_batch_norm
 from model.losses import IGNORE_LABEL, CrossEntropy
 from model.networks import Network
 from pipeline import dataset_info
@@ -27,11 +31,11 @@ CLASSES, SIZE, BATCH, STEPS = 5, 24, 4, 3
 AUXILIARY_WEIGHT = 0.4
 
 
-def small_network():
+def small_network(dropout=0.0):
     """Two convolutions, batch normalisation and two heads: all that a step can go wrong in."""
     pixels = keras.Input([None, None, 3])
     x = conv_batch_norm(keras.layers.Rescaling(1 / 128, -1)(pixels), 6, 3, name="c", stride=2)
-    x = keras.layers.SpatialDropout2D(0.0)(keras.layers.ReLU()(x))
+    x = ChannelDropout(dropout)(keras.layers.ReLU()(x))
     outputs = {
         name: ResizeLike()([keras.layers.Conv2D(CLASSES, 1, name=name)(x), pixels])
         for name in ("logits", "auxiliary_logits")
@@ -97,7 +101,7 @@ class Stepper:
         return self._step(values).numpy()
 
     def state(self):
-        return {v.path: v.numpy() for v in self.model.variables if v.dtype != "uint32"}
+        return {v.path: v.numpy() for v in self.model.variables if "seed" not in v.path}
 
 
 def numpy_loss(outputs, labels):
@@ -181,6 +185,22 @@ def test_two_replicas_normalise_the_parts_of_a_batch_as_one_device_does(mirrored
         assert np.abs(found[path] - value).max() < 1e-5, path
     # The statistics are those of a part.
     assert any(np.abs(of_whole[path] - value).max() > 1e-3 for path, value in found.items())
+
+
+@pytest.mark.parametrize("accumulation_steps", [1, 2])
+def test_two_replicas_drop_what_one_device_drops(mirrored_strategy, accumulation_steps):
+    options = OptimizerConfig(name="sgd", learning_rate=0.1, warmup_steps=0)
+    build = functools.partial(small_network, dropout=0.5)
+    one = Stepper(distribution.create_strategy("one"), build, options, accumulation_steps)
+    two = Stepper(mirrored_strategy, build, options, accumulation_steps)
+    none = Stepper(distribution.create_strategy("one"), small_network, options, accumulation_steps)
+    for batch in uneven_batches():
+        for stepper in (one, two, none):
+            stepper(batch)
+    found, undropped = two.state(), none.state()
+    for path, value in one.state().items():
+        assert np.abs(found[path] - value).max() < 1e-5, path
+    assert any(np.abs(undropped[path] - value).max() > 1e-3 for path, value in found.items())
 
 
 def test_two_replicas_are_one_device_where_hard_pixels_alone_train(mirrored_strategy):
@@ -315,6 +335,51 @@ def test_a_folder_of_another_configuration_is_refused(
         old = getattr(old, part)
     assert f"another configuration ({name}: {old}, {value})" in str(caught.value)
     assert str(trained_run.folder) in str(caught.value)
+
+
+def test_a_folder_that_another_process_trains_in_is_refused(short_run, records_dir):
+    with (short_run.folder / "config.json").open("r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(RunError, match=r"Another process trains in '.*run'\. Wait for it"):
+            train(short_run.config, records_dir, short_run.folder)
+    train(short_run.config, records_dir, short_run.folder)  # finished: only evaluated
+
+
+def test_a_diverging_run_on_replicas_names_the_step_and_its_records(
+    tiny_config, records_dir, mirrored_strategy, tmp_path
+):
+    config = config_lib.override_all(
+        tiny_config, [("optimizer.learning_rate", 1e30), ("optimizer.warmup_steps", 0)]
+    )
+    with pytest.raises(TrainingError) as caught:
+        training.train(config, mirrored_strategy, str(records_dir), str(tmp_path / "run"))
+    keys = re.search(r"at step [23], with the records (.*)\. Checkpoints", str(caught.value))[1]
+    assert len(keys.split(", ")) == config.batch_size
+    assert "--learning_rate" in str(caught.value)
+
+
+def test_a_full_disk_leaves_the_checkpoints_before_it(
+    short_run, records_dir, tmp_path, stop_at, monkeypatch, assert_same_state
+):
+    folder = shutil.copytree(short_run.folder, tmp_path / "run")
+    stop_at(folder, 3)
+    full = tf.errors.ResourceExhaustedError(None, None, "ckpt_temp/part; No space left on device")
+
+    def half_written(manager, *_, **__):
+        (Path(manager.directory) / "ckpt-6_temp").mkdir()
+        raise full
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tf.train.CheckpointManager, "save", half_written)
+        with pytest.raises(RunError) as caught:
+            train(short_run.config, records_dir, folder)
+    assert str(caught.value) == (
+        "The checkpoint of step 6 could not be written (No space left on device); earlier ones are "
+        "kept. Make room on the disk and repeat the command to go on from there."
+    )
+    assert not list(folder.rglob("*_temp"))
+    train(short_run.config, records_dir, folder)
+    assert_same_state(short_run.folder, folder)
 
 
 @pytest.fixture
