@@ -25,6 +25,9 @@ Both are arrays or tensors. The scores are probabilities; of the article's netwo
 objective reads from the colours.
 """
 
+Rows = Callable[[int, int], np.ndarray]
+"""From the first row and the row below the last to these rows of a picture, [B, rows, W, C]."""
+
 _MAX_SCALE = 4.0
 _STRIP_ROWS = 64
 """Of a photo, whose scores are averaged at a time."""
@@ -38,8 +41,8 @@ class InferenceError(UserError):
 class Inference:
     """Views of a photo whose scores are averaged; by default there is one, the photo itself.
 
-    Windows are seen one after the other, from the top down, and scores are held of their height
-    only: what grows with a photo's height are its scaled copies and its class ids.
+    Windows are seen one after the other, from the top down. A photo is scaled, and scores are held,
+    for the height of a window only: what grows with a photo's height are its pixels and class ids.
 
     Attributes:
       scales: Of height and width, above 0 and at most 4. Photos are resized bilinearly
@@ -108,19 +111,22 @@ class Inference:
                 total = total + view.rows(top, bottom)
             yield total / len(views) if len(views) > 1 else total
 
-    def _finished(self, scorer: Scorer, pixels: np.ndarray) -> Iterator[np.ndarray]:
+    def _finished(
+        self, scorer: Scorer, size: tuple[int, int], rows_of: Rows
+    ) -> Iterator[np.ndarray]:
         """The mean over windows from the top down, a few rows that no further window shows."""
-        height, width = pixels.shape[1:3]
+        height, width = size
         windows, columns = self._cuts(height), self._cuts(width)
         if len(windows) == len(columns) == 1:
-            yield self._seen(scorer, pixels)
+            yield self._seen(scorer, rows_of(0, height))
             return
         side = windows[0].stop
         total, count = None, np.zeros((1, side, width, 1), np.float32)
         ends = [*(below.start for below in windows[1:]), height]
         for window, end in zip(windows, ends, strict=True):
+            pixels = rows_of(window.start, window.stop)
             for column in columns:
-                seen = self._seen(scorer, pixels[:, window, column])
+                seen = self._seen(scorer, pixels[:, :, column])
                 if total is None:
                     total = np.zeros((len(pixels), side, width, seen.shape[-1]), np.float32)
                 total[:, :, column] += seen
@@ -137,7 +143,7 @@ class Inference:
     def _cuts(self, length: int) -> list[slice]:
         """Where the windows lie along a side."""
         side = min(self.window or length, length)
-        stride = max(1, math.ceil(side * (1 - self.overlap)))
+        stride = max(1, side - math.floor(side * self.overlap))
         starts = [*range(0, length - side, stride), length - side]
         return [slice(start, start + side) for start in starts]
 
@@ -155,47 +161,29 @@ class _View:
     Args:
       pixels: float32 [B, H, W, 3].
       scale: Of H and W.
-      finished: From scaled pixels to their scores, some rows at a time.
+      finished: From the size of the scaled photo, and a function that gives its rows, to their
+        scores, some rows at a time.
     """
 
     def __init__(
         self,
         pixels: np.ndarray,
         scale: float,
-        finished: Callable[[np.ndarray], Iterator[np.ndarray]],
+        finished: Callable[[tuple[int, int], Rows], Iterator[np.ndarray]],
     ) -> None:
-        import tensorflow as tf
+        height, width = self._size = pixels.shape[1:3]
+        self._scaled = max(1, round(scale * height)), max(1, round(scale * width))
 
-        self._size = pixels.shape[1:3]
-        self._scaled = tuple(max(1, round(scale * side)) for side in self._size)
-        if self._scaled != self._size:
-            pixels = tf.image.resize(pixels, self._scaled).numpy()
-        self._blocks = finished(pixels)
+        def rows_of(top: int, bottom: int) -> np.ndarray:
+            return pixels[:, top:bottom]
+
+        scaled_rows = partial(_resized_rows, rows_of, self._size, self._scaled)
+        self._blocks = finished(self._scaled, scaled_rows)
         self._held, self._top = next(self._blocks), 0
 
     def rows(self, top: int, bottom: int) -> np.ndarray:
-        """Those from `top`, not above an earlier call's, to above `bottom` of the photo.
-
-        Returns:
-          float32 [B, bottom - top, W, K], resized with half-pixel centres.
-        """
-        if self._scaled == self._size:
-            return self._scaled_rows(top, bottom)
-        import tensorflow as tf
-
-        factors = [scaled / side for scaled, side in zip(self._scaled, self._size, strict=True)]
-        # The scaled rows that the first and the last of the photo's rows lie between.
-        first = max(0, math.floor((top + 0.5) * factors[0] - 0.5))
-        last = min(self._scaled[0], math.floor((bottom - 0.5) * factors[0] - 0.5) + 2)
-        # Resizes bilinearly, as `tf.image.resize` does, and can begin below the top.
-        return tf.raw_ops.ScaleAndTranslate(
-            images=self._scaled_rows(first, last),
-            size=[bottom - top, self._size[1]],
-            scale=[1 / factor for factor in factors],
-            translation=[first / factors[0] - top, 0.0],
-            kernel_type="triangle",
-            antialias=False,
-        ).numpy()
+        """Scores, float32 [B, bottom - top, W, K]; `top` is not above that of an earlier call."""
+        return _resized_rows(self._scaled_rows, self._scaled, self._size, top, bottom)
 
     def _scaled_rows(self, top: int, bottom: int) -> np.ndarray:
         """Scores of the scaled photo; those above `top` are forgotten."""
@@ -203,6 +191,39 @@ class _View:
             self._held = np.concatenate([self._held, next(self._blocks)], axis=1)
         self._held, self._top = self._held[:, top - self._top :], top
         return self._held[:, : bottom - top]
+
+
+def _resized_rows(
+    rows_of: Rows, size: tuple[int, int], new_size: tuple[int, int], top: int, bottom: int
+) -> np.ndarray:
+    """Rows of what `tf.image.resize` makes of a picture: bilinear, with half-pixel centres.
+
+    Args:
+      rows_of: Gives the picture's rows.
+      size: Its height and width.
+      new_size: Height and width after.
+      top: The first row.
+      bottom: The row below the last.
+
+    Returns:
+      float32 [B, bottom - top, new width, C].
+    """
+    if size == new_size:
+        return rows_of(top, bottom)
+    import tensorflow as tf
+
+    factors = [after / before for before, after in zip(size, new_size, strict=True)]
+    # The rows that the first and the last lie between.
+    first = max(0, math.floor((top + 0.5) / factors[0] - 0.5))
+    last = min(size[0], math.floor((bottom - 0.5) / factors[0] - 0.5) + 2)
+    return tf.raw_ops.ScaleAndTranslate(
+        images=rows_of(first, last),
+        size=[bottom - top, new_size[1]],
+        scale=factors,
+        translation=[first * factors[0] - top, 0.0],
+        kernel_type="triangle",
+        antialias=False,
+    ).numpy()
 
 
 WHOLE_PHOTO = Inference()

@@ -2,12 +2,14 @@
 
 import math
 import tracemalloc
+from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trainer import inference
 from trainer.inference import WHOLE_PHOTO, Inference, InferenceError
 
 SIDES = st.integers(1, 23)
@@ -51,7 +53,7 @@ def resized(values, size):
 
 def window_starts(length, window, overlap):
     side = min(window or length, length)
-    starts, stride = [0], max(1, math.ceil(side * (1 - overlap)))
+    starts, stride = [0], side - math.floor(side * overlap)
     while starts[-1] + side < length:
         starts.append(min(starts[-1] + stride, length - side))
     return side, starts
@@ -82,15 +84,34 @@ def said_again(network, photo, options):
 
 
 @settings(max_examples=60, deadline=None)
-@given(SIDES, SIDES, OPTIONS)
-def test_scores_are_the_mean_over_all_views(height, width, options):
+@given(SIDES, SIDES, OPTIONS, st.sampled_from([1, 3, 64]))
+def test_scores_are_the_mean_over_all_views(height, width, options, strip_rows):
     pixels = photos(height, width)
-    found = options.scores(near_sighted, pixels)
+    with mock.patch.object(inference, "_STRIP_ROWS", strip_rows):
+        found = options.scores(near_sighted, pixels)
     assert found.dtype == np.float32
     expected = [said_again(near_sighted, photo, options) for photo in pixels]
     np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5)
     ids = options.class_ids(near_sighted, pixels).numpy()
     np.testing.assert_array_equal(ids, np.argmax(found, axis=-1))
+
+
+@pytest.mark.parametrize("window", [None, 64, 97])
+def test_tall_photos_have_no_seams(window):
+    """More rows than are averaged at a time, by TensorFlow's resizing at once."""
+    pixels = photos(301, 40, batch=1)
+    options = Inference(scales=(0.75, 1.0, 1.75), window=window)
+    found = options.scores(near_sighted, pixels)
+    np.testing.assert_allclose(found[0], said_again(near_sighted, pixels[0], options), atol=2e-4)
+
+
+def test_windows_overlap_by_a_third():
+    def cuts(length, window):
+        return [cut.start for cut in Inference(window=window)._cuts(length)]
+
+    assert cuts(1000, 480) == [0, 320, 520]
+    assert cuts(2048, 720) == [0, 480, 960, 1328]
+    assert cuts(512, 512) == [0]
 
 
 @settings(max_examples=30, deadline=None)
