@@ -116,7 +116,9 @@ def _start_up(data_dir: str, folder: Path) -> float:
 def _memory(data_dir: str, folder: Path) -> list[tuple[int, int]]:
     """Steps of a run and the bytes that it held at each."""
     steps = _MEMORY_STEPS.value
-    changes = [f"evaluate_every={steps}", f"log_every={max(1, steps // 20)}", *_SET.value]
+    # Evaluations as well, each of which might leave something.
+    changes = [f"evaluate_every={max(1, steps // 10)}", f"log_every={max(1, steps // 20)}"]
+    changes += _SET.value
     loop = ["--strategy=one", f"--steps={steps}"]
     usage = budget.train(_MEMORY_PRESET.value, data_dir, folder, *loop, changes=changes)
     points = curves.read(str(folder), "train", "loss")
