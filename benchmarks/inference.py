@@ -12,8 +12,9 @@ Each contender runs in a process of its own, by turns with the others, on the sa
     torch             the same network in PyTorch, channels_last, with random weights
 
 Times are medians of a call and then of the rounds. The mIoU is of the validation split's first
-photos. LiteRT files that are not there yet are written beside the SavedModel. What cannot run here
-is named and left out; `pip install torch==2.13.0` brings PyTorch.
+photos. LiteRT files are converted anew, beside a copy of the SavedModel: an older one could be of
+another export. What cannot run here is named and left out; `pip install torch==2.13.0` brings
+PyTorch.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -75,28 +78,46 @@ class Measured:
 
 def main(_: list[str]) -> None:
     sources = [cli.require(flag) for flag in (_MODEL_DIR, _SAVED_MODEL, _DATA_DIR)]
-    sources[1] = os.path.normpath(sources[1])
     names = list(dict.fromkeys(_CONTENDERS.value))
-    _write_missing(names, sources[1], sources[2])
+    with tempfile.TemporaryDirectory() as folder:
+        sources[1] = converted(names, sources[1], sources[2], folder)
+        measured = _measure_all(names, sources)
+    print(table({name: _median(results) for name, results in measured.items() if results}))
+
+
+def _measure_all(names: Sequence[str], sources: Sequence[str]) -> dict[str, list[Measured]]:
     measured: dict[str, list[Measured]] = {name: [] for name in names}
     for round_number in range(_ROUNDS.value):
         for name in tqdm(names, desc=f"round {round_number + 1}", disable=None):
             photos = 0 if round_number else _PHOTOS.value  # which give the same each time
             if (result := _measure(name, sources, photos)) is not None:
                 measured[name].append(result)
-    print(table({name: _median(results) for name, results in measured.items() if results}))
+    return measured
 
 
-def _write_missing(names: Sequence[str], saved_model: str, data_dir: str) -> None:
+def converted(names: Sequence[str], saved_model: str, data_dir: str, folder: str) -> str:
+    """Copies a SavedModel to a folder, and writes the contenders' LiteRT files beside the copy.
+
+    Args:
+      names: The contenders.
+      saved_model: The SavedModel.
+      data_dir: A records folder of its classes.
+      folder: A new one.
+
+    Returns:
+      The copy.
+    """
+    copy = os.path.join(folder, os.path.basename(os.path.normpath(saved_model)))
+    shutil.copytree(saved_model, copy)
     for name in names:
         quantize = name.removeprefix("litert_")
-        path = f"{saved_model}{'' if quantize == 'none' else f'-{quantize}'}.tflite"
-        if quantize == name or os.path.exists(path):
+        if quantize == name:
             continue
-        command = [sys.executable, "-m", "trainer.export", f"--saved_model={saved_model}"]
+        command = [sys.executable, "-m", "trainer.export", f"--saved_model={copy}"]
         command += ["--format=litert", f"--quantize={quantize}", f"--data_dir={data_dir}"]
         done = subprocess.run(command, cwd=_root(), capture_output=True, text=True)
         tqdm.write((done.stderr or done.stdout).strip(), file=sys.stderr)
+    return copy
 
 
 def _root() -> Path:

@@ -182,7 +182,7 @@ class _ReadPhotos(beam.DoFn):
             self._read.inc()
             try:
                 read.pixels[photo.key] = read_photo(photo.path, self._options.max_pixels)
-            except pairs.BadPair as error:
+            except (pairs.BadPair, OSError) as error:
                 self._bad.inc()
                 read.bad.append(BadPhotoEntry(photo.key, type(error).__name__, str(error)))
         yield read, list(read.pixels.values())

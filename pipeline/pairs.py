@@ -20,6 +20,9 @@ MAX_FILE_BYTES = 2**28
 MAX_PIXELS = 2**26
 """8192 x 8192: far above any street photo, far below what fills a worker's memory."""
 
+MAX_SIDE = 65_500
+"""Pixels of width or height. libjpeg writes no more, and libpng a million: two side by side fit."""
+
 MAX_PREDICTED_PIXELS = 2**24
 """4096 x 4096: above what cameras of streets give; a network needs some 10 GB to see as much."""
 
@@ -47,7 +50,7 @@ class NotAnImage(BadPair):
 
 
 class ImageTooLarge(BadPair):
-    """More than `MAX_PIXELS` by its header; never decoded."""
+    """More than `MAX_PIXELS`, or a side above `MAX_SIDE`, by its header; never decoded."""
 
 
 class UnsupportedMode(BadPair):
@@ -179,6 +182,8 @@ def read_header(data: bytes, modes: Collection[str] = PAIR_MODES) -> Image.Image
         raise NotAnImage("not a JPEG or PNG file" if data else "the file is empty") from error
     if width * height > MAX_PIXELS:
         raise ImageTooLarge(f"{width}x{height} pixels; at most {MAX_PIXELS} are decoded")
+    if max(width, height) > MAX_SIDE:
+        raise ImageTooLarge(f"{width}x{height} pixels; a side may have {MAX_SIDE} at most")
     transparent = "transparency" in header.info
     if header.mode not in modes or transparent:
         raise UnsupportedMode(

@@ -76,15 +76,16 @@ def run(
     started = time.monotonic()
     beam_options = engine.beam_options(options.num_workers, beam_arguments)
     _check_tensorflow(beam_options)
-    palette, model_files = _find_model(options.saved_model)
-    pattern = options.input_pattern
-    if files.is_local(pattern):
-        pattern = os.path.abspath(pattern)  # as Beam gives the paths of what matches
+    # One spelling, whatever was given: workers may have another working directory, and the same
+    # job is known by it.
+    saved_model = _absolute(options.saved_model).rstrip("/")
+    palette, model_files = _find_model(saved_model)
+    pattern = _absolute(options.input_pattern)  # as Beam gives the paths of what matches
     root = folder_of(pattern)
     _check_apart(options.output_dir, pattern, root)
     found = _find_photos(pattern, root)
     label = LabelOptions(
-        saved_model=options.saved_model,
+        saved_model=saved_model,
         palette=palette,
         batch_size=options.batch_size,
         overlays=options.overlays,
@@ -132,6 +133,10 @@ def run(
     return len(labelled), bad
 
 
+def _absolute(path: str) -> str:
+    return os.path.abspath(path) if files.is_local(path) else path
+
+
 def _check_tensorflow(beam_options: PipelineOptions) -> None:
     """Workers on this machine need TensorFlow here; those of a cluster have their own."""
     local = not beam_options.view_as(StandardOptions).runner
@@ -155,7 +160,7 @@ def _find_model(folder: str) -> tuple[Palette, list[FileMetadata]]:
       PredictionJobError: Where the folder holds no SavedModel of ours.
     """
     try:
-        found = files.match_files(folder.rstrip("/"), "**")
+        found = files.match_files(folder, "**")
         text = files.read_bounded(FileSystems.join(folder, "assets", PALETTE_FILE))
         palette = Palette.from_dict(json.loads(text))
         if not any(file.path.endswith("/saved_model.pb") for file in found):

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 import numpy as np
+import tensorflow as tf
 from tqdm import tqdm
 
 from pipeline import pairs
@@ -84,11 +85,10 @@ def predict_folder(
     bad = []
     for path in tqdm(paths, unit="photo", desc="predict", disable=not sys.stderr.isatty()):
         try:
-            photo = _read_photo(path, pairs_side, whole=inference.window is None)
+            labels, photo = _label(path, pairs_side, inference, predict)
         except (pairs.BadPair, OSError) as error:
             bad.append(f"{os.path.basename(path)}: {error}")
             continue
-        labels = predict(photo)
         name = os.path.join(output_dir, os.path.splitext(os.path.basename(path))[0])
         pictures.write_png(f"{name}_ids.png", labels)
         panels = pictures.strip([photo, overlay(photo, labels, palette)])
@@ -120,14 +120,36 @@ def _photos(source: str) -> list[str]:
     return paths
 
 
-def _read_photo(path: str, pairs_side: str | None, whole: bool) -> np.ndarray:
+def _label(
+    path: str, pairs_side: str | None, inference: Inference, predict: Predictor
+) -> tuple[np.ndarray, np.ndarray]:
+    """The train ids, uint8 [H, W], of a photo, uint8 [H, W, 3]; and the photo.
+
+    Raises:
+      BadPair: One of its kinds.
+      OSError: Where the file cannot be read.
+    """
+    photo = _read_photo(path, pairs_side, inference)
+    try:
+        return predict(photo), photo
+    except (tf.errors.ResourceExhaustedError, MemoryError) as error:
+        height, width = photo.shape[:2]
+        smaller = "a --window" if inference.window is None else "a smaller --window"
+        raise pairs.ImageTooLarge(
+            f"{width}x{height} pixels, for which memory ran out; {smaller} needs less"
+        ) from error
+
+
+def _read_photo(path: str, pairs_side: str | None, inference: Inference) -> np.ndarray:
     with open(path, "rb") as file:
         data = file.read(pairs.MAX_FILE_BYTES + 1)
     header = pairs.read_header(data, pairs.PHOTO_MODES if pairs_side is None else pairs.PAIR_MODES)
     width, height = header.size
-    if whole and width * height > pairs.MAX_PREDICTED_PIXELS:
+    scale = max(1.0, *inference.scales)  # of the largest copy that the network sees
+    if inference.window is None and width * height * scale**2 > pairs.MAX_PREDICTED_PIXELS:
+        scaled = "" if scale == 1 else f" at {scale:g} times their sides"
         raise pairs.ImageTooLarge(
-            f"{width}x{height} pixels; more than {pairs.MAX_PREDICTED_PIXELS} need --window"
+            f"{width}x{height} pixels{scaled}; more than {pairs.MAX_PREDICTED_PIXELS} need --window"
         )
     if pairs_side is None:
         return pairs.decode_pixels(data, header, apply_orientation=True)

@@ -10,6 +10,7 @@ import numpy as np
 
 from model import metrics
 from pipeline import page
+from pipeline.dataset_info import SplitInfo
 from pipeline.palette import Palette
 from pipeline.report import Findings, share
 from pipeline.strips import encode_rgb, shrink
@@ -40,7 +41,7 @@ def as_page(report: RunReport, data_licence: str | None = None) -> str:
     else:
         palette = report.info.palette
         sections |= {
-            "Classes": _classes(report.measurement, palette),
+            "Classes": _classes(report, report.measurement),
             "Confusion": _confusion(report.measurement, palette),
         }
         for name, template, examples in (
@@ -49,7 +50,7 @@ def as_page(report: RunReport, data_licence: str | None = None) -> str:
         ):
             if examples:  # There are no worst where there is one picture, or all are void.
                 figures = "".join(_figure(example, palette) for example in examples)
-                sections[name] = template.format(figures=figures)
+                sections[name] = template.format(figures=figures, where=_where(report))
     sections["Model card"] = _model_card(report, data_licence)
     content = [_overview(report, list(sections))]
     content += [f'<section id="{_anchor(name)}">\n{s}\n</section>' for name, s in sections.items()]
@@ -67,16 +68,25 @@ def _overview(report: RunReport, sections: Sequence[str]) -> str:
         f"<li><b>{value}</b> <span>{meaning}</span></li>" for _, value, meaning in _figures(report)
     )
     training = report.info.split(report.config.train_split).num_records
-    validation = report.info.split(report.config.validation_split).num_records
+    measured = _MEASURED_ON_OTHERS if report.other_records else _MEASURED_ON_OWN
     return _OVERVIEW.format(
         name=page.text(report.name),
         num_classes=report.info.palette.num_classes,
         training=f"{training:,}",
         steps=f"{_trained(report):,}",
-        validation=f"{validation:,}",
+        measured=measured.format(
+            pictures=f"{report.measured_split.num_records:,}", where=_where(report)
+        ),
         cards=cards,
         links="".join(f'<li><a href="#{_anchor(name)}">{name}</a></li>' for name in sections),
     )
+
+
+def _where(report: RunReport) -> str:
+    """What the measured pictures are of."""
+    if other := report.other_records:
+        return f"the other records &ldquo;{page.text(other.name)}&rdquo;"
+    return "validation"
 
 
 def _figures(report: RunReport) -> list[tuple[str, str, str]]:
@@ -94,7 +104,8 @@ def _figures(report: RunReport) -> list[tuple[str, str, str]]:
         ("mIoU", f"{mean_iou:.3f}", "mIoU: of what is one class or was taken for it, the share "
          "that is both, averaged over the classes"),
         ("pixel accuracy", f"{accuracy:.1%}", "of the pixels got the right class"),
-        ("best step", f"{step:,}", "is the step with the highest mIoU, measured here"),
+        ("best step", f"{step:,}", "is the step with the highest mIoU on validation, measured "
+         "here"),
     ]  # fmt: skip
 
 
@@ -129,7 +140,8 @@ _RATES = {
 }
 
 
-def _classes(measured: Measurement, palette: Palette) -> str:
+def _classes(report: RunReport, measured: Measurement) -> str:
+    palette = report.info.palette
     matrix, colors = measured.matrix, palette.class_colors
     iou, accuracy = metrics.iou_per_class(matrix), metrics.accuracy_per_class(matrix)
     truth = matrix.sum(axis=1)
@@ -145,7 +157,9 @@ def _classes(measured: Measurement, palette: Palette) -> str:
             f"<tr><th scope=row>{page.swatch(colors[k])}{page.text(palette.class_names[k])}</th>"
             f"{bar}<td>{found}</td><td>{share(truth[k], truth.sum())}</td></tr>"
         )
-    return _CLASSES.format(rows="".join(rows), pictures=f"{measured.num_pictures:,}")
+    return _CLASSES.format(
+        rows="".join(rows), pictures=f"{measured.num_pictures:,}", where=_where(report)
+    )
 
 
 def _confusion(measured: Measurement, palette: Palette) -> str:
@@ -211,6 +225,10 @@ def _model_card(report: RunReport, data_licence: str | None) -> str:
         for name, value in info.provenance.items()
         if name != "versions" and value is not None
     ]
+    if other := report.other_records:
+        split = report.measured_split
+        size = f"up to {split.max_width} x {split.max_height} pixels"
+        data.append(("measured on", [f"{split.num_records:,} pictures of {other.name}, {size}"]))
     figures = [(name, [value]) for name, value, _ in _figures(report)]
     return _MODEL_CARD.format(
         purpose=_purpose(info.palette),
@@ -274,12 +292,19 @@ def _moment(seconds: float) -> str:
 
 def _limits(report: RunReport) -> list[str]:
     info, measured = report.info, report.measurement
-    limits = [
-        "The figures are of the split that chose the best step, which flatters them a little; "
-        "no other pictures were looked at.",
-        "Nothing was measured on photos of other cameras, places, seasons or sizes than those of "
-        "the records.",
-    ]
+    if report.other_records is None:
+        limits = [
+            "The figures are of the split that chose the best step, which flatters them a little; "
+            "no other pictures were looked at.",
+            "Nothing was measured on photos of other cameras, places, seasons or sizes than those "
+            "of the records.",
+        ]
+    else:
+        limits = [
+            f"The figures are of {report.other_records.name}, other records than those that the "
+            "network learned from and that chose the best step. Whether pictures are in both was "
+            "not looked at: it would flatter the figures."
+        ]
     # What a description knows without the lists beside it: sizes, and classes that are missing.
     limits += Findings(info, bad=(), duplicates=()).warnings()
     if measured is not None:
@@ -288,15 +313,19 @@ def _limits(report: RunReport) -> list[str]:
                 if value < _WEAK_IOU]  # fmt: skip
         if weak:
             limits.append(f"Not to be relied on, with an IoU below {_WEAK_IOU}: {', '.join(weak)}.")
-    unsure = sum(split.unsure_pixels for split in info.splits.values())
-    if unsure:
-        pixels = sum(split.num_pixels for split in info.splits.values())
-        limits.append(
-            f"The truth was read back from masks, and {share(unsure, pixels)} of its pixels are of "
-            "unsure class."
-        )
+    limits += _doubts("The truth", [*info.splits.values()])
+    if report.other_records:
+        limits += _doubts("The truth of the other records", [report.measured_split])
     limits.append("Not made for decisions on which somebody's safety depends.")
     return limits
+
+
+def _doubts(truth: str, splits: Sequence[SplitInfo]) -> list[str]:
+    unsure = sum(split.unsure_pixels for split in splits)
+    if not unsure:
+        return []
+    part = share(unsure, sum(split.num_pixels for split in splits))
+    return [f"{truth} was read back from masks, and {part} of its pixels are of unsure class."]
 
 
 _STYLE = """
@@ -322,10 +351,14 @@ _OVERVIEW = """<header>
 <h1>What the network &ldquo;{name}&rdquo; has learned</h1>
 <p class="lead">It says of every pixel of a photo which of {num_classes} classes it shows. It
 learned that from {training} photos with a label map each, in {steps} steps, and was measured on
-{validation} others, which it never learned from.</p>
+{measured}</p>
 <ul class="cards">{cards}</ul>
 <nav aria-label="Parts of this page"><ul>{links}</ul></nav>
 </header>"""
+
+_MEASURED_ON_OWN = "{pictures} others, which it never learned from."
+
+_MEASURED_ON_OTHERS = "{pictures} pictures of {where}, not on its own validation."
 
 _CURVES = """<h2>How it learned</h2>
 <p>The loss is what training lowers, on the pictures it learns from; what counts is how good it
@@ -344,7 +377,7 @@ this page also shows the IoU of every class, which classes are taken for which, 
 worst pictures.</p>"""
 
 _CLASSES = """<h2>Classes</h2>
-<p>Over the {pictures} pictures of validation. IoU is the number of pixels that are of a class and
+<p>Over the {pictures} pictures of {where}. IoU is the number of pixels that are of a class and
 were given it, divided by the number that are of it or were given it: 1 is perfect. Found is the
 share of the class's own pixels that were given it; the last column is the class's share of all
 pixels.</p>
@@ -363,7 +396,7 @@ rounding. Classes that are nowhere are left out.</p>
 </table></div>"""
 
 _BEST = """<h2>The best pictures</h2>
-<p>The pictures of validation with the largest share of right pixels. Black pixels of the truth
+<p>The pictures of {where} with the largest share of right pixels. Black pixels of the truth
 belong to no class and do not count.</p>
 {figures}"""
 

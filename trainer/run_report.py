@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from etils import epath
 
-from pipeline.dataset_info import INFO_FILE, DatasetInfo
+from pipeline import dataset_info
+from pipeline.dataset_info import INFO_FILE, DatasetInfo, SplitInfo
 from trainer import curves, evaluation, run_folder
 from trainer.config import Config
 from trainer.curves import Point
@@ -21,9 +22,10 @@ NUM_PICTURES = 6
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """What the best checkpoint gets right of the validation split.
+    """What the best checkpoint gets right of a validation split.
 
     Attributes:
+      info: Of the records that it is measured on; not necessarily the run's own.
       step: The checkpoint's.
       matrix: The confusion matrix, int64 [K, K], rows truth, columns prediction.
       num_pictures: Of the split.
@@ -31,6 +33,7 @@ class Measurement:
       worst: Those of the lowest, the worst first; none of them is among the best as well.
     """
 
+    info: DatasetInfo
     step: int
     matrix: np.ndarray
     num_pictures: int
@@ -57,6 +60,23 @@ class RunReport:
     training: Mapping[str, Sequence[Point]]
     validation: Mapping[str, Sequence[Point]]
     measurement: Measurement | None
+
+    @property
+    def other_records(self) -> DatasetInfo | None:
+        """The records of the measurement, where its pictures are not those of the run's own.
+
+        The description of a split holds its shards' checksums: equal ones are of equal pictures,
+        wherever they lie.
+        """
+        if self.measurement is None:
+            return None
+        info, split = self.measurement.info, self.config.validation_split
+        return None if info.splits[split] == self.info.splits.get(split) else info
+
+    @property
+    def measured_split(self) -> SplitInfo:
+        """What is measured on, or was while training."""
+        return (self.other_records or self.info).split(self.config.validation_split)
 
     @property
     def best_point(self) -> Point | None:
@@ -99,6 +119,7 @@ def _measure(model_dir: str, data_dir: str, config: Config) -> Measurement:
     best = counts.best(shown)
     worst = [index for index in counts.worst(shown) if index not in best]
     return Measurement(
+        info=dataset_info.load_info(data_dir),
         step=step,
         matrix=counts.matrix,
         num_pictures=evaluator.num_pictures,

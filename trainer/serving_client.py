@@ -10,6 +10,7 @@ of ours (tests/trainer/test_serving_client.py), never against the model server i
 from __future__ import annotations
 
 import base64
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -64,20 +65,26 @@ def _predict(
     """What a signature of encoded photos answers, read for each of them."""
     instances = [{"b64": base64.b64encode(photo).decode()} for photo in photos]
     body = json.dumps({"signature_name": signature, "instances": instances}).encode()
-    request = urllib.request.Request(
-        f"{url}:predict", body, {"Content-Type": "application/json"}, method="POST"
-    )
     try:
+        request = urllib.request.Request(
+            f"{url}:predict", body, {"Content-Type": "application/json"}, method="POST"
+        )
         with urllib.request.urlopen(request, timeout=timeout) as response:
             return [read(answer) for answer in json.load(response)["predictions"]]
     except urllib.error.HTTPError as error:
         raise ServingError(f"{url!r} refused the request: {_reason(error)}.") from error
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise ServingError(f"{url!r} does not answer as a model server: {error}.") from error
+    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError) as error:
+        said = str(error).strip() or type(error).__name__
+        raise ServingError(
+            f"{url!r} does not answer as a model server: {said}. The address of a model is such as "
+            "http://127.0.0.1:8501/v1/models/street."
+        ) from error
 
 
 def _reason(error: urllib.error.HTTPError) -> str:
     try:
         return json.load(error)["error"].partition("\n")[0].rstrip(".")
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (
+        OSError, http.client.HTTPException, ValueError, LookupError, TypeError, AttributeError,
+    ):  # fmt: skip
         return f"{error.code} {error.reason}"

@@ -2,6 +2,7 @@
 
 import collections
 import importlib.util
+import subprocess
 
 import pytest
 
@@ -27,6 +28,32 @@ def test_table_compares_with_the_saved_model():
 def test_without_a_saved_model_there_are_no_ratios():
     (_, line) = inference.table({"torch": Measured([0.2, 0.8], None, None)}).splitlines()
     assert line.split()[5] == "-"
+
+
+def test_litert_files_are_of_the_saved_model_as_it_is_now(tmp_path, monkeypatch):
+    """Nothing is converted here; what lies beside the SavedModel is not looked at."""
+    commands = []
+
+    def run(command, **_):
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 0, "done", "")
+
+    saved_model, folder = tmp_path / "export" / "7", tmp_path / "new"
+    (saved_model / "assets").mkdir(parents=True)
+    (saved_model / "saved_model.pb").write_bytes(b"graph")
+    (tmp_path / "export" / "7-int8.tflite").write_bytes(b"of an earlier export")
+    folder.mkdir()
+    monkeypatch.setattr(inference.subprocess, "run", run)
+    names = ["torch", "saved_model", "litert_int8", "litert_none"]
+    copy = inference.converted(names, f"{saved_model}/", "records", str(folder))
+    assert copy == str(folder / "7")
+    assert (folder / "7" / "saved_model.pb").read_bytes() == b"graph"
+    assert [path.name for path in folder.iterdir()] == ["7"]
+    told = [[word for word in command if word.startswith("--")] for command in commands]
+    assert told == [
+        [f"--saved_model={copy}", "--format=litert", f"--quantize={name}", "--data_dir=records"]
+        for name in ("int8", "none")
+    ]
 
 
 @pytest.mark.torch

@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline import pairs, synthesize
+from pipeline import pairs, records, synthesize
 from pipeline.pairs import BadPair, InputError
 
 PHOTO, LABELS = synthesize.draw_scene(synthesize.scene_rng(0, "train", 1), 64)
@@ -159,6 +159,8 @@ def test_a_png_cut_in_its_pixels_is_bad(data):
         (encode(PIXELS, mode="P", transparency=0), pairs.UnsupportedMode, "transparent P"),
         (png(50_000, 50_000, 8, 2), pairs.ImageTooLarge, "2500000000 pixels|50000x50000"),
         (png(8193, 8193, 8, 2), pairs.ImageTooLarge, "8193x8193 pixels"),
+        (png(600_000, 1, 8, 2), pairs.ImageTooLarge, "600000x1 pixels; a side may have 65500"),
+        (png(2, 65_501, 8, 2), pairs.ImageTooLarge, "2x65501 pixels; a side may have 65500"),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else None,
 )
@@ -173,6 +175,14 @@ def test_the_largest_picture_is_still_decoded(monkeypatch):
     monkeypatch.setattr(pairs, "MAX_PIXELS", 128 * 64 - 1)
     with pytest.raises(pairs.ImageTooLarge):
         pairs.decode_image(JPEG)
+
+
+def test_the_longest_side_can_still_be_written():
+    """By OpenCV: as a record's photo, and as one beside another."""
+    longest = np.zeros((pairs.MAX_SIDE, 2, 3), np.uint8)
+    photo, _ = pairs.split_pair(pairs.decode_image(encode(longest)), "left")
+    assert records.encode_image(".jpg", photo)
+    assert records.encode_image(".png", np.zeros((1, 2 * pairs.MAX_SIDE, 3), np.uint8))
 
 
 def test_an_oversized_file_is_refused_unread():

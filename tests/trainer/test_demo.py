@@ -145,11 +145,12 @@ def bomb():
         (b"", 400, "The photo cannot be used: the file is empty."),
         (b"this is text", 400, "The photo cannot be used: not a JPEG or PNG file."),
         (bomb(), 400, "exceeds limit"),
+        (png(np.zeros((1, 600_000, 3), np.uint8)), 400, "600000x1 pixels; a side may have 65500"),
         (png(np.zeros((64, 64, 3), np.uint8))[:60], 400, "cut short"),
         (cv2.imencode(".png", np.zeros((8, 8, 4), np.uint8))[1].tobytes(), 400, "mode RGBA"),
         (bytes(2**25 + 1), 413, "The photo is too large: at most 32 MiB are taken."),
     ],
-    ids=["empty", "text", "bomb", "half", "transparent", "large"],
+    ids=["empty", "text", "bomb", "long", "half", "transparent", "large"],
 )
 def test_what_is_no_photo_is_told_in_a_sentence(client, data, status, words):
     answer = client.post("/predict", data=data)

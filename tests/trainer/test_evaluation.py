@@ -1,5 +1,6 @@
 """Confusion matrices against a count pixel by pixel, and what is said of them."""
 
+import dataclasses
 import json
 import shutil
 from fractions import Fraction
@@ -15,7 +16,7 @@ from model import metrics
 from pipeline import dataset_info, street, synthesize
 from pipeline.input_fn import RecordReader
 from pipeline.palette import CITYSCAPES, IGNORE_LABEL
-from trainer import distribution, evaluation, pictures, run_folder, saved_model
+from trainer import distribution, evaluation, litert, pictures, run_folder, saved_model
 from trainer.evaluation import Counts, Evaluator
 from trainer.inference import WHOLE_PHOTO, Inference
 from trainer.run_folder import RunError
@@ -156,6 +157,49 @@ def test_a_saved_model_scores_as_its_checkpoint(trained_run, records, options, r
     counts = evaluation.evaluator_of(scorer, classes, source, folder, "val", 2, options).count()
     assert_same_counts(counts.matrix, expected)
     assert counts.pictures[:, 1].sum() == expected.sum()
+
+
+@pytest.fixture(scope="module")
+def litert_file(trained_run, tmp_path_factory):
+    """The float32 LiteRT file of the run's SavedModel."""
+    folder = shutil.copytree(trained_run.saved_model, tmp_path_factory.mktemp("litert") / "40")
+    return litert.export(str(folder), "none")[0]
+
+
+@pytest.mark.parametrize(
+    "options", [WHOLE_PHOTO, Inference(scales=(0.75, 1.0), flip=True, window=40)]
+)
+def test_a_litert_file_scores_as_its_saved_model(trained_run, mixed_records, litert_file, options):
+    matrices = []
+    for load, source in ((saved_model.load, trained_run.saved_model), (litert.load, litert_file)):
+        scorer, palette = load(source)
+        evaluator = evaluation.evaluator_of(
+            scorer, palette, source, str(mixed_records), "val", 2, options
+        )
+        matrices.append(evaluator.confusion())
+    expected, found = matrices
+    assert_same_counts(found, expected)
+    assert (np.diag(found) > 0).sum() >= 3
+
+
+def test_the_command_scores_a_litert_file(litert_file, records_dir, run_command, tmp_path):
+    done = run_command(
+        "trainer.evaluate", f"--data_dir={records_dir}", f"--litert={litert_file}",
+        f"--output_dir={tmp_path}", "--flip",
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    path = tmp_path / "evaluation-val"
+    assert done.stdout.endswith(f"{litert_file}. Figures: {path}.json, {path}.png\n")
+    figures = json.loads((tmp_path / "evaluation-val.json").read_text())
+    assert figures["file"] == litert_file
+    options = Inference(flip=True)
+    assert figures["inference"] == json.loads(json.dumps(dataclasses.asdict(options)))
+    scorer, palette = litert.load(litert_file)
+    expected = evaluation.evaluator_of(
+        scorer, palette, litert_file, str(records_dir), "val", 8, options
+    ).confusion()
+    assert_same_counts(np.array(figures["confusion_matrix"]), expected)
+    assert figures["mean_iou"] == pytest.approx(metrics.mean_iou(expected), abs=1e-3)
 
 
 def test_any_function_of_pixels_is_scored(records_dir):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from model import metrics
-from pipeline import dataset_info
+from pipeline import dataset_info, job, synthesize
 from pipeline.dataset_info import DatasetInfo
 from pipeline.palette import CITYSCAPES, IGNORE_LABEL
 from pipeline.strips import FAR_COLOR
@@ -125,11 +125,56 @@ def test_the_card_says_recipe_data_licence_and_limits(report, page, tiny_config)
     assert "Not known" not in licensed
 
 
+@pytest.fixture(scope="module")
+def other_report(trained_run, tmp_path_factory):
+    """The same run, measured on three pictures that are not its own."""
+    folder = tmp_path_factory.mktemp("other")
+    synthesize.write_data_set(str(folder / "pairs"), {"train": 1, "val": 3}, size=64, seed=5)
+    options = job.JobOptions(
+        str(folder / "pairs"), str(folder / "records"), name="elsewhere", num_shards=1
+    )
+    job.run(options)
+    return run_report.gather(str(trained_run.folder), str(folder / "records"))
+
+
+def test_other_records_are_told_from_the_runs_own(report, other_report):
+    assert report.other_records is None
+    assert other_report.other_records.name == "elsewhere"
+    assert other_report.measurement.num_pictures == 3
+    page = Page(run_page.as_page(other_report))
+    text = " ".join("".join(page.text).split())
+    assert "learned that from 24 photos with a label map each" in text
+    where = "3 pictures of the other records \u201celsewhere\u201d"
+    assert f"was measured on {where}, not on its own validation." in text
+    assert f"Over the {where}." in text
+    assert "The figures are of elsewhere, other records than those that the network" in text
+    assert page.rows["measured on"] == ["3 pictures of elsewhere, up to 64 x 64 pixels"]
+    assert page.rows["pictures in val"] == ["7, up to 64 x 64 pixels"]  # of its own records
+    for of_own in ("never learned from", "flatters them a little", "no other pictures",
+                   "pictures of validation"):  # fmt: skip
+        assert of_own not in text
+    own = " ".join("".join(Page(run_page.as_page(report)).text).split())
+    assert "measured on 7 others, which it never learned from." in own
+    assert "Over the 7 pictures of validation." in own
+    assert "no other pictures were looked at" in own
+    assert "other records" not in own and "measured on" not in Page(run_page.as_page(report)).rows
+
+
+def test_a_copy_of_the_runs_own_records_is_no_other(report):
+    measured = dataclasses.replace(
+        report.measurement, info=report.measurement.info.kept_in("/somewhere/else")
+    )
+    assert dataclasses.replace(report, measurement=measured).other_records is None
+
+
 def test_names_from_outside_are_only_text(report):
     value = json.loads(report.info.to_json().replace('"road"', json.dumps(HOSTILE)))
     value["provenance"]["input_dir"] = HOSTILE
     measured = report.measurement
     best = [dataclasses.replace(measured.best[0], key=HOSTILE)]
+    other = dataclasses.replace(
+        measured.info, name=HOSTILE, splits={"val": measured.info.splits["train"]}
+    )
     page = Page(
         run_page.as_page(
             dataclasses.replace(
@@ -137,7 +182,7 @@ def test_names_from_outside_are_only_text(report):
                 name=HOSTILE,
                 info=DatasetInfo.from_json(json.dumps(value)),
                 validation={**report.validation, f"iou/{HOSTILE}": report.validation["iou/road"]},
-                measurement=dataclasses.replace(measured, best=best),
+                measurement=dataclasses.replace(measured, best=best, info=other),
             ),
             HOSTILE,
         )

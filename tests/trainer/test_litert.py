@@ -14,7 +14,7 @@ from pipeline import street
 from pipeline.dataset_info import INFO_FILE
 from pipeline.errors import UserError
 from pipeline.input_fn import RecordReader
-from pipeline.palette import CITYSCAPES, Palette
+from pipeline.palette import CITYSCAPES, IGNORE_LABEL, Palette
 from trainer import litert, run_folder
 from trainer.config import Config
 from trainer.litert import LiteRTError, Parity
@@ -134,6 +134,8 @@ class TestCheck:
             ("dynamic", Parity(0.1, 0.979)),
             ("dynamic", Parity(np.nan, 0.999)),
             ("int8", Parity(0.1, 0.949)),
+            ("int8", Parity(0.1, 0.99, (0.489, 0.5))),
+            ("int8", Parity(0.1, 0.99, (np.nan, 0.5))),
         ],
     )
     def test_what_is_too_far_is_refused(self, quantize, parity):
@@ -146,38 +148,100 @@ class TestCheck:
             ("none", Parity(9e-5, 0.9999)),
             ("dynamic", Parity(0.2, 0.981)),
             ("int8", Parity(0.2, 0.951)),
+            ("int8", Parity(0.2, 0.951, (0.491, 0.5))),
+            ("int8", Parity(0.2, 0.951, (0.6, 0.5))),
         ],
     )
     def test_what_is_near_is_not(self, quantize, parity):
         litert.check(parity, quantize)
 
+    def test_both_mean_ious_are_told(self):
+        with pytest.raises(LiteRTError, match=r"its mean IoU is 0\.4321, the SavedModel's 0\.5000"):
+            litert.check(Parity(0.1, 0.99, (0.4321, 0.5)), "int8")
+
     def test_scores_above_one_are_compared_by_their_size(self):
-        photo = np.full((2, 2, 3), 100, np.uint8)
+        picture = np.full((2, 2, 3), 100, np.uint8), None
 
         def scorer(factor):
             return lambda pixels: factor * np.asarray(pixels)[..., :2]
 
-        parity = litert.compare(scorer(1.001), scorer(1), [photo, photo])
+        parity = litert.compare(scorer(1.001), scorer(1), [picture, picture])
         assert parity.difference == pytest.approx(0.001, rel=1e-3)
         assert parity.same_ids == 1
 
     def test_the_share_of_equal_classes_is_of_all_photos(self):
-        def scorer(picture):
-            return lambda pixels: np.stack([picture, 1 - picture], axis=-1)[np.newaxis]
+        def scorer(scores):
+            return lambda pixels: np.stack([scores, 1 - scores], axis=-1)[np.newaxis]
 
         first, second = np.zeros((2, 2)), np.array([[0.0, 0.0], [0.0, 1.0]])
-        photos = [np.zeros((2, 2, 3), np.uint8)] * 2
-        assert litert.compare(scorer(first), scorer(second), photos) == Parity(1.0, 0.75)
+        pictures = [(np.zeros((2, 2, 3), np.uint8), None)] * 2
+        assert litert.compare(scorer(first), scorer(second), pictures) == Parity(1.0, 0.75)
+
+    def test_mean_ious_are_over_the_classes_of_the_truth(self):
+        """A pixel of class 2, which is nowhere, is a mistake like any other."""
+
+        def scorer(ids):
+            return lambda pixels: np.eye(3, dtype=np.float32)[np.array(ids)][np.newaxis]
+
+        def compared(*truths):
+            photo = np.zeros((1, 4, 3), np.uint8)
+            found, expected = scorer([[0, 2, 1, 1]]), scorer([[0, 0, 0, 1]])
+            pictures = [(photo, np.array([truth], np.uint8)) for truth in truths]
+            return litert.compare(found, expected, pictures).mean_ious
+
+        assert compared([0, 0, 1, 1]) == pytest.approx(((1 / 2 + 1) / 2, (2 / 3 + 1 / 2) / 2))
+        # Counted over both pictures first.
+        assert compared([0, 0, 1, 1], [1, 1, IGNORE_LABEL, IGNORE_LABEL]) == pytest.approx(
+            ((1 / 3 + 2 / 4) / 2, (2 / 5 + 1 / 4) / 2)
+        )
+        assert compared([IGNORE_LABEL] * 4) is None
 
 
-def test_photos_are_spread_over_the_split(records_dir):
+def test_pictures_are_spread_over_the_split(records_dir):
     reader = RecordReader(str(records_dir), "train")
-    photos = litert.read_photos(reader, 6)
-    later = litert.read_photos(reader, 6, offset=0.5)
-    assert [photo.shape for photo in photos] == [(64, 64, 3)] * 6
-    different = {photo.tobytes() for photo in (*photos, *later)}
-    assert len(different) == 12
-    assert len(litert.read_photos(reader, 100)) == len(reader) == 24
+    everything = [photo.tobytes() for photo, _ in litert.read_pictures(reader, 100)]
+    assert len(set(everything)) == len(everything) == len(reader) == 24
+    pictures = litert.read_pictures(reader, 6)
+    assert [photo.shape for photo, _ in pictures] == [(64, 64, 3)] * 6
+    assert [truth.shape for _, truth in pictures] == [(64, 64)] * 6
+    assert [photo.tobytes() for photo, _ in pictures] == everything[::4]
+
+
+def test_a_file_is_held_against_pictures_that_its_ranges_are_not_from(
+    folder, exported, records_dir, monkeypatch
+):
+    """Those of the validation split, with their truth; nothing is written here."""
+    given = {}
+
+    def convert(module, quantize, calibration):
+        given["calibration"] = {photo.tobytes() for photo in calibration}
+        data = Path(exported["int8"][0]).read_bytes()
+        return data[: data.index(b"PK\x03\x04")]  # without the files behind it
+
+    def compare(found, expected, pictures):
+        given["pictures"] = {photo.tobytes(): truth for photo, truth in pictures}
+        return Parity(0.0, 1.0, (0.3, 0.4))
+
+    monkeypatch.setattr(litert, "convert", convert)
+    monkeypatch.setattr(litert, "compare", compare)
+    before = Path(exported["int8"][0]).read_bytes()
+    with pytest.raises(LiteRTError, match=r"mean IoU is 0\.3000"):
+        litert.export(str(folder), "int8", str(records_dir))
+    assert Path(exported["int8"][0]).read_bytes() == before
+    assert not list(folder.parent.glob("*.tmp"))
+    val = litert.read_pictures(RecordReader(str(records_dir), "val"), 100)
+    assert given["pictures"].keys() == {photo.tobytes() for photo, _ in val}
+    assert len(given["calibration"]) == 24
+    assert not given["calibration"] & given["pictures"].keys()
+    for photo, truth in val:
+        np.testing.assert_array_equal(given["pictures"][photo.tobytes()], truth)
+
+
+def test_int8_is_measured_against_the_truth(exported):
+    found, expected = exported["int8"][1].mean_ious
+    assert 0.05 < expected < 1
+    assert abs(found - expected) <= 0.01
+    assert exported["none"][1].mean_ious is None
 
 
 class TestRefusals:
@@ -191,6 +255,23 @@ class TestRefusals:
 
     def test_int8_needs_records(self, folder):
         assert "name them with --data_dir" in self.refusal(folder, "int8")
+
+    def test_a_network_that_cannot_be_converted(self, folder, tmp_path):
+        class Module(tf.Module):
+            @tf.function(
+                input_signature=[tf.TensorSpec([None, None, None, 3], tf.float32, "pixels")]
+            )
+            def scores(self, pixels):
+                return tf.cast(tf.strings.length(tf.strings.as_string(pixels)), tf.float32)
+
+        tf.saved_model.save(Module(), str(tmp_path / "7"))
+        shutil.copytree(folder / "assets", tmp_path / "7" / "assets", dirs_exist_ok=True)
+        message = self.refusal(tmp_path / "7", "none")
+        assert message == (
+            f"{str(tmp_path / '7')!r} cannot be converted with --quantize=none: 'tf.AsString' op "
+            "is neither a custom op nor a flex op. Try another --quantize, or serve the SavedModel "
+            "itself."
+        )
 
     def test_records_of_other_classes(self, folder, records_dir, tmp_path):
         records = shutil.copytree(records_dir, tmp_path / "records")

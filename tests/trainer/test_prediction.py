@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
+from pipeline import pairs
 from pipeline.palette import CITYSCAPES
 from trainer import prediction, saved_model
 from trainer.inference import Inference
@@ -101,15 +102,68 @@ def test_what_is_no_photo_is_listed_and_the_others_are_done(trained_run, photos,
     (photos / "half.jpg").write_bytes((photos / "a.jpg").read_bytes()[:1200])
     (photos / "folder.jpg").mkdir()
     cv2.imwrite(str(photos / "large.png"), np.zeros((4096, 4097), np.uint8))
+    cv2.imwrite(str(photos / "long.png"), np.zeros((1, 600_000), np.uint8))
     done, bad = predict(trained_run, photos, tmp_path / "output")
     assert done == 3
     reasons = dict(entry.split(": ", 1) for entry in bad)
-    assert reasons.keys() == {"text.jpg", "empty.png", "half.jpg", "folder.jpg", "large.png"}
+    assert reasons.keys() == {
+        "text.jpg", "empty.png", "half.jpg", "folder.jpg", "large.png", "long.png",
+    }  # fmt: skip
     assert reasons["text.jpg"] == "not a JPEG or PNG file"
     assert reasons["empty.png"] == "the file is empty"
     assert "cut short" in reasons["half.jpg"]
     assert reasons["large.png"] == "4097x4096 pixels; more than 16777216 need --window"
+    assert reasons["long.png"] == "600000x1 pixels; a side may have 65500 at most"
     assert len(list((tmp_path / "output").iterdir())) == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "bad"),
+    [
+        (Inference(scales=(0.5,)), []),
+        (Inference(scales=(0.5, 1.0)), []),
+        (Inference(scales=(0.5, 1.5), window=64), []),
+        (
+            Inference(scales=(0.5, 1.5)),
+            ["a.jpg: 64x64 pixels at 1.5 times their sides; more than 4096 need --window"],
+        ),
+    ],
+)
+def test_the_bound_is_of_the_largest_copy_that_is_seen_whole(
+    trained_run, photos, tmp_path, monkeypatch, options, bad
+):
+    monkeypatch.setattr(pairs, "MAX_PREDICTED_PIXELS", 64 * 64)
+    found = predict(trained_run, photos / "a.jpg", tmp_path / "output", inference=options)
+    assert found == (1 - len(bad), bad)
+
+
+@pytest.mark.parametrize(
+    ("error", "window", "words"),
+    [
+        (tf.errors.ResourceExhaustedError(None, None, "OOM"), None, "a --window needs less"),
+        (MemoryError(), 32, "a smaller --window needs less"),
+    ],
+)
+def test_a_photo_that_memory_does_not_do_for_is_listed_and_the_others_are_done(
+    trained_run, photos, tmp_path, monkeypatch, error, window, words
+):
+    really_load = prediction.load_saved_model
+
+    def load(*arguments):
+        really_predict, palette = really_load(*arguments)
+
+        def predict(photo):
+            if photo.shape[1] == 53:
+                raise error
+            return really_predict(photo)
+
+        return predict, palette
+
+    monkeypatch.setattr(prediction, "load_saved_model", load)
+    options = Inference(window=window)
+    done, bad = predict(trained_run, photos, tmp_path / "output", inference=options)
+    assert (done, bad) == (2, [f"b.PNG: 53x41 pixels, for which memory ran out; {words}"])
+    assert {path.name[0] for path in (tmp_path / "output").iterdir()} == {"a", "c"}
 
 
 def test_a_photo_is_labelled_as_it_is_shown(trained_run, photos, tmp_path):

@@ -19,7 +19,7 @@ import tensorflow as tf
 from apache_beam.io.filesystem import FileMetadata
 from PIL import Image
 
-from pipeline import label_photos, manifest, prediction_job, records
+from pipeline import label_photos, manifest, pairs, prediction_job, records
 from pipeline.errors import UserError
 from pipeline.label_photos import FoundPhoto
 from pipeline.manifest import PartSummary
@@ -186,6 +186,46 @@ def test_two_workers_write_the_same_bytes(trained_run, photos, predicted, tmp_pa
     assert f"5 could not be: {output_dir}/bad_photos.jsonl\n" in done.stdout
     assert contents(output_dir) == contents(predicted)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_same_model_is_the_same_job_whatever_its_spelling(
+    trained_run, photos, tmp_path, monkeypatch
+):
+    """Nothing runs: what is held here is what the workers get, which a job is known by."""
+    known = []
+
+    def fingerprint(facts, found):
+        known.append((facts["options"]["saved_model"], really_fingerprint(facts, found)))
+        raise UserError("enough")
+
+    really_fingerprint = prediction_job.fingerprint
+    monkeypatch.setattr(prediction_job, "fingerprint", fingerprint)
+    absolute = Path(trained_run.saved_model)
+    monkeypatch.chdir(absolute.parent)
+    for folder in (absolute, absolute.name, f"./{absolute.name}/", f"{absolute}/"):
+        with pytest.raises(UserError, match="enough"):
+            run(types.SimpleNamespace(saved_model=str(folder)), photos, tmp_path / "out")
+    assert {folder for folder, _ in known} == {str(absolute)}
+    assert len(known) == 4 and len(set(known)) == 1
+
+
+def test_a_photo_that_cannot_be_opened_is_listed(trained_run, photos, tmp_path, monkeypatch):
+    """As root may open anything, its path leads nowhere by the time it is read."""
+
+    def read_photo(path, max_pixels):
+        gone = path.replace("1.jpg", "gone.jpg")
+        return really_read(gone, max_pixels)
+
+    really_read = label_photos.read_photo
+    monkeypatch.setattr(label_photos, "read_photo", read_photo)
+    labelled, bad = run(trained_run, photos / "val", tmp_path / "out")
+    assert labelled == 1
+    assert [(entry.photo, entry.error) for entry in bad] == [
+        ("1.jpg", "FileNotFoundError"), ("half.jpg", "TruncatedImage"),
+    ]  # fmt: skip
+    assert "No such file or directory" in bad[0].reason
+    assert lines(tmp_path / "out" / "bad_photos.jsonl")[0]["photo"] == "1.jpg"
+    assert not (tmp_path / "out" / "1_ids.png").exists()
 
 
 class TestGoingOn:
@@ -362,6 +402,12 @@ def test_predictions_are_replaced_only_when_told(trained_run, photos, predicted,
     (copy / "gone_ids.png").write_bytes(b"of a photo that is no more")
     run(trained_run, photos, copy, overwrite=True)
     assert contents(copy) == contents(predicted)
+
+
+def test_a_photo_with_too_long_a_side_is_refused(tmp_path):
+    Image.new("L", (600_000, 1)).save(tmp_path / "long.png")
+    with pytest.raises(pairs.ImageTooLarge, match="600000x1 pixels; a side may have 65500 at most"):
+        label_photos.read_photo(str(tmp_path / "long.png"), 2**24)
 
 
 class TestParts:

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import socketserver
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -126,3 +127,38 @@ def test_no_model_and_no_server_are_told_apart(server, scenes):
         serving_client.overlays(f"{server}/road", encoded)
     with pytest.raises(ServingError, match=r"does not answer as a model server: .*refused"):
         serving_client.class_ids("http://127.0.0.1:1/v1/models/street", encoded)
+
+
+@pytest.mark.parametrize(
+    "url", ["localhost/v1/models/street", "localhost:1/street", "http://127.0.0.1:x/street", ""]
+)
+def test_an_address_that_is_none_is_named(url):
+    with pytest.raises(ServingError) as told:
+        serving_client.class_ids(url, [b"photo"])
+    message = str(told.value)
+    assert message.startswith(f"{url!r} does not answer as a model server: ")
+    assert message.endswith("is such as http://127.0.0.1:8501/v1/models/street.")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "does not answer as a model server: SSH-2.0-OpenSSH_9.2. The"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{", "does not answer as a model server: "),
+        (b"HTTP/1.1 500 Broken\r\nContent-Length: 9\r\n\r\n{", "refused the request: 500 Broken."),
+    ],
+    ids=["no http", "cut short", "an error cut short"],
+)
+def test_a_server_of_something_else_is_named(answer, words):
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self):
+            self.request.recv(2**16)
+            self.wfile.write(answer)
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Handler) as running:
+        threading.Thread(target=running.handle_request, daemon=True).start()
+        with pytest.raises(ServingError) as told:
+            serving_client.class_ids(f"http://127.0.0.1:{running.server_address[1]}/x", [b"photo"])
+    assert words in str(told.value)
+    assert "\n" not in str(told.value)
