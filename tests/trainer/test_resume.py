@@ -69,8 +69,8 @@ def config_file(tiny_config, tmp_path_factory):
     config = config_lib.override_all(
         tiny_config,
         [("steps", 240), ("evaluate_every", 8), ("batch_size", 4), ("log_every", 3),
-         ("ema_decay", 0.9), ("optimizer.name", "adamw"), ("optimizer.learning_rate", 1e-2),
-         ("loss.class_weights", "sqrt")],
+         ("ema_decay", 0.9), ("optimizer.name", "muon"), ("optimizer.learning_rate", 1e-2),
+         ("loss.class_weights", "sqrt"), ("precision", "bfloat16"), ("data.paste_rate", 0.5)],
     )  # fmt: skip
     assert config.model.dropout > 0
     path = tmp_path_factory.mktemp("config") / "config.json"
@@ -156,6 +156,13 @@ def test_a_run_killed_ten_times_is_the_run_without_a_break(
 @pytest.mark.slow
 def test_a_run_asked_to_stop_saves_the_next_step(command, reference, assert_same_run, tmp_path):
     folder = tmp_path / "run"
+    run = Run(command(folder))
+    run.wait_for("Training on")
+    run.send(signal.SIGTERM)
+    assert run.wait() == 0, run.said
+    assert run.said[-1][1] == (
+        "Stopped by SIGTERM between steps. The same command goes on from the last checkpoint."
+    )
     rng = random.Random(0)
     for number, code in ((signal.SIGTERM, 0), (signal.SIGINT, 130)):
         run = Run(command(folder))
