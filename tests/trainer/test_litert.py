@@ -74,10 +74,9 @@ def test_photos_of_any_number_and_size_get_the_saved_models_classes(
             assert np.abs(scores - expected).max() <= 1e-5
             assert said.difference <= 1e-5
         else:
-            # Of a network that has learned little, and is sure of nothing.
-            assert np.abs(scores - expected).mean() <= {"dynamic": 0.01, "int8": 0.02}[quantize]
-        assert same >= {"none": 0.9999, "dynamic": 0.98, "int8": 0.8}[quantize]
-        assert len(np.unique(scores.argmax(-1))) > 1
+            assert np.abs(scores - expected).mean() <= 0.01
+        assert same >= {"none": 0.9999, "dynamic": 0.98, "int8": 0.9}[quantize]
+        assert len(np.unique(scores.argmax(-1))) > 2
 
 
 def test_quantized_files_are_small_and_differ(exported, batch):
