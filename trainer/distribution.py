@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,6 +13,7 @@ from tensorflow.python.eager import context
 
 from pipeline.errors import UserError
 from trainer import cluster as cluster_lib
+from trainer import start_watch
 from trainer.cluster import Cluster
 from trainer.interruption import EXIT_CODES
 
@@ -96,7 +94,7 @@ def _multi_worker(
     context.context().configure_coordination_service(
         service_type="standalone",
         service_leader=f"/job:{next(iter(cluster.addresses))}/replica:0/task:0",
-        # TensorFlow does not always return after this time, so `_given_up_after` comes before it.
+        # TensorFlow does not always return after this time, so `start_watch` comes before it.
         cluster_register_timeout_in_ms=int(1000 * start_timeout) + 60_000,
         heartbeat_timeout_in_ms=1000 * _HEARTBEAT_SECONDS,
         coordinated_jobs=[
@@ -104,40 +102,8 @@ def _multi_worker(
             for job, addresses in cluster.addresses.items()
         ],
     )
-    with _given_up_after(start_timeout, cluster), worker_errors():
+    with start_watch.ended_after(start_timeout), worker_errors():
         return tf.distribute.MultiWorkerMirroredStrategy()
-
-
-@contextmanager
-def _given_up_after(seconds: float, cluster: Cluster) -> Iterator[None]:
-    """Ends the process, with a sentence, where the block takes longer.
-
-    TensorFlow waits for other workers outside of Python, and ends the process by a fault where it
-    gives up by itself. Nothing has been written yet that could be lost.
-    """
-
-    def end() -> None:
-        missing = ", ".join(cluster_lib.silent(cluster)) or "one of them"
-        print(
-            f"error: Not all workers started within {seconds:g} s (--start_timeout); missing: "
-            f"{missing}.",
-            file=sys.stderr,
-            flush=True,
-        )
-        os._exit(1)
-
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
-    # Python would see Ctrl-C only after the wait.
-    in_main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL) if in_main else None
-    try:
-        yield
-    finally:
-        timer.cancel()
-        if in_main:
-            signal.signal(signal.SIGINT, before)
 
 
 def _tpu(name: str) -> tf.distribute.Strategy:

@@ -195,13 +195,43 @@ def test_two_workers_are_one_device_whatever_befalls_them(
 @pytest.mark.parametrize("index", [0, 1])
 def test_a_worker_that_never_starts_is_named(flags, start, tmp_path, index):
     job = start([*flags(tmp_path / "run"), "--start_timeout=5"], started=[index])
-    assert job.wait(index, seconds=120) == 1
+    assert job.wait(index, seconds=120) == -signal.SIGKILL
     missing = 1 - index
     assert job.said(index) == [
         "error: Not all workers started within 5 s (--start_timeout); missing: "
         f"worker {missing} ({job.addresses[missing]})."
     ]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("limit", "code"), [(1, -signal.SIGKILL), (60, 3)])
+def test_only_a_wait_that_is_too_long_ends_the_process(limit, code):
+    """Also one that keeps Python's lock, as TensorFlow's may."""
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    program = f"""
+import ctypes, sys
+from trainer import start_watch
+with start_watch.ended_after({limit}):
+    ctypes.PyDLL(None).usleep(3_000_000)
+sys.exit(3)
+"""
+    started = time.monotonic()
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={**os.environ, "TF_CONFIG": tf_config(addresses, 0)},
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == code
+    said = (
+        f"error: Not all workers started within 1 s (--start_timeout); missing: worker 1 "
+        f"({addresses[1]}).\n"
+    )
+    assert ended.stderr == (said if limit == 1 else "")
+    # stderr is closed only when the watch has ended as well.
+    assert time.monotonic() - started < 30
 
 
 TWO = ["a:1", "b:2"]

@@ -1,0 +1,64 @@
+"""Ends a worker that has waited too long for the others to start.
+
+A process of its own: TensorFlow may keep Python's lock while it waits, so that nothing else in the
+worker's process runs.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from trainer import cluster
+
+_POLL_SECONDS = 0.2
+
+
+@contextmanager
+def ended_after(seconds: float) -> Iterator[None]:
+    """Ends this process, one of those that TF_CONFIG names, where the block takes longer.
+
+    It ends by SIGKILL, as TensorFlow holds SIGTERM while it waits, after a sentence on stderr that
+    names the workers that are missing. So nothing may have been written yet that could be lost.
+    """
+    # Python would see Ctrl-C only after the wait.
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    watch = subprocess.Popen(
+        [sys.executable, "-m", "trainer.start_watch", f"{seconds:g}"],
+        cwd=Path(__file__).parents[1],
+        stdin=subprocess.DEVNULL,
+    )
+    try:
+        yield
+    finally:
+        watch.kill()
+        watch.wait()
+        signal.signal(signal.SIGINT, before)
+
+
+def _watch(seconds: float) -> None:
+    worker = os.getppid()
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if os.getppid() != worker:
+            return
+        time.sleep(_POLL_SECONDS)
+    missing = ", ".join(cluster.silent(cluster.from_environment())) or "one of them"
+    print(
+        f"error: Not all workers started within {seconds:g} s (--start_timeout); missing: "
+        f"{missing}.",
+        file=sys.stderr,
+        flush=True,
+    )
+    if os.getppid() == worker:
+        os.kill(worker, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    _watch(float(sys.argv[1]))
