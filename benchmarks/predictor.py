@@ -90,8 +90,18 @@ def _torch(model_dir: str) -> Scorer:
     known = (model.name, model.backbone, model.output_stride, model.deep_stem)
     network: PSPNet | Ladder
     if known == ("ladder", "resnet18", 32, False):
-        network = Ladder(classes, base, model.head_channels, model.bins, model.align_corners)
-    elif known in (("pspnet", "resnet18", 8, False), ("pspnet", "resnet50", 8, False)):
+        network = Ladder(
+            classes,
+            base,
+            model.head_channels,
+            model.bins,
+            model.align_corners,
+            model.input_upsampling,
+        )
+    elif model.input_upsampling == (1, 1) and known in (
+        ("pspnet", "resnet18", 8, False),
+        ("pspnet", "resnet50", 8, False),
+    ):
         network = PSPNet(
             classes,
             int(model.backbone.removeprefix("resnet")),

@@ -25,13 +25,21 @@ class Ladder(nn.Module):
       base: Channels of the stem.
       channels: Of the ladder.
       bins: Of the pyramid.
-      align_corners: Of all resizing.
+      align_corners: Of all resizing but the upsampling.
+      upsampling: Factors of the pixels' height and width before the stem.
     """
 
     def __init__(
-        self, classes: int, base: int, channels: int, bins: Sequence[int], align_corners: bool
+        self,
+        classes: int,
+        base: int,
+        channels: int,
+        bins: Sequence[int],
+        align_corners: bool,
+        upsampling: Sequence[int],
     ) -> None:
         super().__init__()
+        self.upsampling = nn.Upsample(scale_factor=tuple(upsampling), mode="bilinear")
         self.stem = _unit(3, base, 7, 2)
         self.pool = nn.MaxPool2d(3, 2, 1)
         self.stages = nn.ModuleList(list(stages(base, base, 18, PLAIN))[:3])
@@ -50,7 +58,7 @@ class Ladder(nn.Module):
 
     def predict(self, pixels: torch.Tensor) -> torch.Tensor:
         """Scores [B, K, H, W] of normalised pixels [B, 3, H, W]."""
-        stem = self.stem(pixels)
+        stem = self.stem(self.upsampling(pixels))
         features = [self.pool(stem)]
         for stage in self.stages:
             features.append(stage(features[-1]))

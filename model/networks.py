@@ -71,6 +71,7 @@ def segmentation_network(
     *,
     mean: Sequence[float],
     std: Sequence[float],
+    input_upsampling: Sequence[int] = (1, 1),
     backbone: str = "resnet18",
     output_stride: int = 8,
     width_multiplier: float = 1.0,
@@ -92,9 +93,12 @@ def segmentation_network(
     Args:
       decoder: One of `DECODERS`.
       num_classes: Number of classes, K.
-      mean: See `backbones.build`, as for the next six.
+      mean: See `backbones.build`.
       std: The same.
-      backbone: The same.
+      input_upsampling: Factors by which the height and the width of what the backbone sees are
+        enlarged, bilinearly with half-pixel centres. Photos that were squeezed to half their width
+        get it back with (1, 2); the features' strides are those of the enlarged pixels.
+      backbone: See `backbones.build`, as for the next five.
       output_stride: The same.
       width_multiplier: The same.
       deep_stem: The same.
@@ -125,7 +129,7 @@ def segmentation_network(
     pixels = keras.Input([None, None, 3], dtype="float32", name="pixels")
     features = backbones.build(
         backbone,
-        pixels,
+        _upsampled(pixels, input_upsampling),
         mean=mean,
         std=std,
         output_stride=output_stride,
@@ -153,6 +157,19 @@ def segmentation_network(
         for layer in backbone_model.layers:
             layer.trainable = not isinstance(layer, BatchNormalization)
     return model, backbone_model
+
+
+def _upsampled(pixels: Any, factors: Sequence[int]) -> Any:
+    if len(factors) != 2 or min(factors) < 1:
+        raise ValueError(
+            "`input_upsampling` must be two numbers of 1 or more, of the height and the width. "
+            f"Received: {factors}"
+        )
+    if max(factors) == 1:
+        return pixels
+    return keras.layers.UpSampling2D(
+        tuple(factors), interpolation="bilinear", dtype="float32", name="input_upsampling"
+    )(pixels)
 
 
 def _options(*functions: Callable) -> frozenset[str]:

@@ -94,21 +94,22 @@ def inference_flops(layers: Sequence[LayerSummary]) -> int:
     return 2 * sum(layer.multiply_adds for layer in layers if layer.part != "auxiliary head")
 
 
-def output_stride_and_receptive_field(backbone: keras.Model) -> tuple[int, float]:
-    """Pixels between neighbours of the last stage, and the side of the square that each sees.
+def output_stride_and_receptive_field(backbone: keras.Model, axis: int) -> tuple[float, float]:
+    """Pixels between neighbours of the last stage, and how many of them each sees.
 
-    The side is infinite where an average over the whole picture has been taken on the way.
+    It sees infinitely many where an average over the whole picture has been taken on the way.
 
     Args:
-      backbone: From pixels to features, of layers that keep or reduce the size.
+      backbone: From pixels to features.
+      axis: 0 for the rows of pixels, 1 for the columns.
     """
-    of_tensor = {id(backbone.input): (1, 1.0)}
+    of_tensor = {id(backbone.input): (1.0, 1.0)}
     for operation in backbone.operations:
         if isinstance(operation, keras.layers.InputLayer):
             continue
         inputs = [of_tensor[id(x)] for x in tf.nest.flatten(operation.input)]
         strides, fields = zip(*inputs, strict=True)
-        result = _after(operation, max(strides), max(fields))
+        result = _after(operation, max(strides), max(fields), axis)
         of_tensor |= {id(x): result for x in tf.nest.flatten(operation.output)}
     return of_tensor[id(backbone.outputs[-1])]
 
@@ -120,14 +121,18 @@ _SEES_ALL = (
 )
 
 
-def _after(operation: Any, stride: int, field: float) -> tuple[int, float]:
+def _after(operation: Any, stride: float, field: float, axis: int) -> tuple[float, float]:
     """Stride and field after an operation; features beyond its centre are (stride) pixels apart."""
     if isinstance(operation, _SEES_ALL):
         return stride, math.inf
+    if isinstance(operation, keras.layers.UpSampling2D):
+        factor = operation.size[axis]
+        # Bilinear: between two neighbours.
+        return stride / factor, field + (stride if factor > 1 else 0)
     kernel_size = getattr(operation, "kernel_size", getattr(operation, "pool_size", (1, 1)))
-    rate = getattr(operation, "dilation_rate", (1, 1))[0]
-    step = getattr(operation, "strides", (1, 1))[0]
-    return stride * step, field + (kernel_size[0] - 1) * rate * stride
+    rate = getattr(operation, "dilation_rate", (1, 1))[axis]
+    step = getattr(operation, "strides", (1, 1))[axis]
+    return stride * step, field + (kernel_size[axis] - 1) * rate * stride
 
 
 def text(network: Network, height: int, width: int) -> str:
@@ -152,11 +157,19 @@ def text(network: Network, height: int, width: int) -> str:
         "two for each multiply-add of convolutions and dense layers, without the auxiliary head"
     )
     if network.backbone is not None:
-        stride, field = output_stride_and_receptive_field(network.backbone)
-        sees = "the whole picture" if math.isinf(field) else f"{field:.0f} pixels a side"
+        strides, fields = zip(
+            *(output_stride_and_receptive_field(network.backbone, axis) for axis in (0, 1)),
+            strict=True,
+        )
+        sees = "the whole picture" if math.inf in fields else f"{_sides(fields)} pixels"
         stage = len(network.backbone.outputs) - 1
-        lines += [f"Output stride: {stride}", f"Receptive field of stage {stage}: {sees}"]
+        lines += [f"Output stride: {_sides(strides)}", f"Receptive field of stage {stage}: {sees}"]
     return "\n".join(lines)
+
+
+def _sides(sides: Sequence[float]) -> str:
+    """Of the height and of the width; one number where they are the same."""
+    return "x".join(f"{side:g}" for side in dict.fromkeys(sides))
 
 
 def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:

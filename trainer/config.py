@@ -25,10 +25,12 @@ class ModelConfig:
 
     Attributes:
       name: Of the decoder, or ``article`` or ``article_classes``.
+      input_upsampling: Factors of the height and the width before the backbone; ``[1, 2]`` for
+        photos that were squeezed to half their width.
       backbone: Its name, of `model.backbones`.
       backbone_weights: What a run starts it from: nothing for random weights, ``imagenet``, or a
         .h5 or .weights.h5 file; see `trainer.backbone_weights`.
-      output_stride: Input pixels per feature, 8, 16 or 32.
+      output_stride: Pixels, after upsampling, per feature, 8, 16 or 32.
       width_multiplier: Factor of the backbone's channels.
       deep_stem: Three 3x3 convolutions in place of a ResNet's 7x7.
       first_block_dilation: Of a dilated stage's first block: the rate ``before`` the stride it
@@ -46,6 +48,7 @@ class ModelConfig:
     """
 
     name: str = "pspnet"
+    input_upsampling: tuple[int, ...] = (1, 1)
     backbone: str = "resnet18"
     backbone_weights: str = ""
     output_stride: int = 8

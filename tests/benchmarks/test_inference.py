@@ -70,7 +70,9 @@ def test_small_restated_in_pytorch_has_the_same_parameters():
         config, num_classes=19, class_colors=[(0, 0, 0)] * 19, mean=(0.0,) * 3, std=(1.0,) * 3
     )
     model = config.model
-    theirs = Ladder(19, 48, model.head_channels, model.bins, model.align_corners)
+    theirs = Ladder(
+        19, 48, model.head_channels, model.bins, model.align_corners, model.input_upsampling
+    )
     assert sizes(theirs.parameters()) == sizes(ours.model.trainable_variables)
 
 

@@ -110,6 +110,16 @@ def test_the_backbone_is_a_part_of_the_model(name, stages):
     assert build("article").backbone is None
 
 
+def test_the_backbone_sees_upsampled_pixels():
+    plain, wide = build("ladder"), build("ladder", input_upsampling=(1, 2))
+    wide.model.set_weights(plain.model.get_weights())
+    pixels = random_pixels(40, 24)
+    expected = plain.backbone(tf.image.resize(pixels, (40, 48)))
+    for found, wanted in zip(wide.backbone(pixels), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+    assert wide.model(pixels)["logits"].shape == (2, 40, 24, 5)
+
+
 @pytest.mark.parametrize(
     ("normalization", "mean", "std"),
     [
@@ -194,6 +204,8 @@ def test_options_are_those_of_the_functions():
         {"num_classes": 0},
         {"backbone": "resnet20"},
         {"output_stride": 12},
+        {"input_upsampling": (2,)},
+        {"input_upsampling": (0, 1)},
         {"width_multiplier": 0},
         {"head_channels": 0},
         {"auxiliary_channels": -1},

@@ -108,7 +108,7 @@ def test_parts():
     assert conv == ["backbone", "stage2_block1_conv1", "Conv2D", "5x3x128", "73,728", "0.0011"]
     total = f"{2 * multiply_adds(layers, 'backbone', 'decoder') / 1e9:.2f} GFLOPs"
     assert any("24 wide and 40 high" in line and total in line for line in lines)
-    assert lines[-2:] == ["Output stride: 8", "Receptive field of stage 4: 435 pixels a side"]
+    assert lines[-2:] == ["Output stride: 8", "Receptive field of stage 4: 435 pixels"]
 
 
 def test_the_articles_network_is_one_part():
@@ -129,7 +129,17 @@ def test_the_articles_network_is_one_part():
 )
 def test_receptive_fields_as_published(build, field):
     model = build(include_top=False, weights=None, input_shape=(None, None, 3))
-    assert output_stride_and_receptive_field(model) == (32, field)
+    for axis in (0, 1):
+        assert output_stride_and_receptive_field(model, axis) == (32, field)
+
+
+def test_upsampled_photos_have_strides_and_fields_of_their_own_pixels():
+    network = networks.build("fcn32s", **DATA, width_multiplier=0.1, input_upsampling=(1, 2))
+    # Of 435 columns between which there are half as many of the photo's, and one more for the last.
+    assert text(network, 32, 32).splitlines()[-2:] == [
+        "Output stride: 8x4",
+        "Receptive field of stage 4: 435x219 pixels",
+    ]
 
 
 @pytest.mark.parametrize(("backbone", "field"), [("resnet18", 435), ("resnet50", 427)])
@@ -140,7 +150,8 @@ def test_dilation_keeps_the_receptive_field(backbone, field):
         network = networks.build(
             "fcn32s", **DATA, backbone=backbone, width_multiplier=0.1, output_stride=output_stride
         )
-        assert output_stride_and_receptive_field(network.backbone) == (output_stride, field)
+        found = output_stride_and_receptive_field(network.backbone, axis=0)
+        assert found == (output_stride, field)
 
 
 def test_an_average_over_the_picture_sees_all_of_it():
@@ -148,4 +159,4 @@ def test_an_average_over_the_picture_sees_all_of_it():
     features = keras.layers.Conv2D(4, 3, strides=2)(x)
     average = keras.layers.GlobalAveragePooling2D(keepdims=True)(features)
     gated = keras.layers.Multiply()([features, average])
-    assert output_stride_and_receptive_field(keras.Model(x, gated)) == (2, math.inf)
+    assert output_stride_and_receptive_field(keras.Model(x, gated), axis=1) == (2, math.inf)

@@ -39,6 +39,7 @@ FIELDS = {
     "data.color_strength": FRACTION,
     "data.paste_rate": st.floats(0, 1),
     "model.name": st.text(),
+    "model.input_upsampling": st.lists(st.integers(1, 9)),
     "model.backbone": st.text(),
     "model.backbone_weights": st.text(),
     "model.output_stride": st.integers(),
