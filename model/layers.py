@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -148,6 +149,24 @@ class ChannelDropout(keras.layers.SpatialDropout2D):
         )
         own = draws[rows * replica.replica_id_in_sync_group :][:rows]
         return inputs * tf.cast(own >= self.rate, inputs.dtype) / (1.0 - self.rate)
+
+
+class Upsampling(keras.layers.Layer):
+    """Enlarges pictures bilinearly, with half-pixel centres, float32 [B, H, W, C].
+
+    `keras.layers.UpSampling2D` does the same where the sizes are known before the layer runs.
+
+    Args:
+      factors: Of the height and of the width.
+    """
+
+    def __init__(self, factors: Sequence[int], **kwargs: Any) -> None:
+        super().__init__(dtype="float32", **kwargs)
+        self.factors = tuple(factors)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Gives float32 [B, H * factor, W * factor, C]."""
+        return tf.image.resize(inputs, tf.shape(inputs)[1:3] * tf.constant(self.factors))
 
 
 class ResizeLike(keras.layers.Layer):

@@ -17,7 +17,7 @@ from model.deeplabv3plus import deeplabv3plus
 from model.fcn import fcn8s, fcn32s
 from model.heads import convolutional_head
 from model.ladder import ladder
-from model.layers import BatchNormalization, ResizeLike
+from model.layers import BatchNormalization, ResizeLike, Upsampling
 from model.losses import ColorRegression, CrossEntropy, Objective
 from model.pspnet import pspnet
 from model.unet import unet
@@ -167,9 +167,7 @@ def _upsampled(pixels: Any, factors: Sequence[int]) -> Any:
         )
     if max(factors) == 1:
         return pixels
-    return keras.layers.UpSampling2D(
-        tuple(factors), interpolation="bilinear", dtype="float32", name="input_upsampling"
-    )(pixels)
+    return Upsampling(factors, name="input_upsampling")(pixels)
 
 
 def _options(*functions: Callable) -> frozenset[str]:

@@ -14,6 +14,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from model.layers import Upsampling
 from model.networks import Network
 from model.pooling import AdaptiveAveragePooling
 
@@ -125,8 +126,8 @@ def _after(operation: Any, stride: float, field: float, axis: int) -> tuple[floa
     """Stride and field after an operation; features beyond its centre are (stride) pixels apart."""
     if isinstance(operation, _SEES_ALL):
         return stride, math.inf
-    if isinstance(operation, keras.layers.UpSampling2D):
-        factor = operation.size[axis]
+    if isinstance(operation, Upsampling):
+        factor = operation.factors[axis]
         # Bilinear: between two neighbours.
         return stride / factor, field + (stride if factor > 1 else 0)
     kernel_size = getattr(operation, "kernel_size", getattr(operation, "pool_size", (1, 1)))

@@ -245,12 +245,18 @@ class Config:
 
 _SMALL = Config(
     preset="small",
-    steps=2700,
+    steps=2250,
     batch_size=4,
     precision="auto",
     ema_decay=0.995,
     data=Augmentation(min_scale=0.75, max_scale=1.5, paste_rate=0.5),
-    model=ModelConfig(name="ladder", output_stride=32, width_multiplier=0.75, head_channels=64),
+    model=ModelConfig(
+        name="ladder",
+        input_upsampling=(1, 2),
+        output_stride=32,
+        width_multiplier=0.5,
+        head_channels=64,
+    ),
     loss=LossConfig(auxiliary_weight=0.0, class_weights="fourth_root"),
     optimizer=OptimizerConfig(name="muon", learning_rate=6e-3),
 )
@@ -261,10 +267,10 @@ PRESETS = {
     "medium": dataclasses.replace(
         _SMALL,
         preset="medium",
-        steps=12_000,
+        steps=10_000,
         ema_decay=0.998,
         data=Augmentation(color_strength=0.4, paste_rate=0.5),
-        model=dataclasses.replace(_SMALL.model, width_multiplier=1.0),
+        model=dataclasses.replace(_SMALL.model, width_multiplier=0.75),
     ),
     "pspnet_resnet18": Config(),
     "pspnet_resnet50": Config(
