@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from pipeline.errors import UserError
@@ -118,7 +119,11 @@ def _is_address(value: Any) -> bool:
 
 def silent(cluster: Cluster) -> list[str]:
     """The other workers that take no connection, as ``worker 1 (host:port)``."""
-    return [f"{name} ({address})" for name, address in cluster.peers.items() if not _takes(address)]
+    # All at once: each may take seconds.
+    with ThreadPoolExecutor(max_workers=32) as threads:
+        takes = list(threads.map(_takes, cluster.peers.values()))
+    peers = zip(cluster.peers.items(), takes, strict=True)
+    return [f"{name} ({address})" for (name, address), answers in peers if not answers]
 
 
 def _takes(address: str) -> bool:

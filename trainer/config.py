@@ -262,7 +262,7 @@ _SMALL = Config(
 )
 
 PRESETS = {
-    # Eleven minutes of two cores, and an hour; BUILD_NOTES.md says what was tried.
+    # Ten minutes of two cores, and an hour; BUILD_NOTES.md says what was tried.
     "small": _SMALL,
     "medium": dataclasses.replace(
         _SMALL,

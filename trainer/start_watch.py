@@ -1,11 +1,12 @@
 """Ends a worker that has waited too long for the others to start.
 
-A process of its own: TensorFlow may keep Python's lock while it waits, so that nothing else in the
-worker's process runs.
+TensorFlow may keep Python's lock while it waits, so that no other thread of the process can say so.
+Another process says which workers are missing, and `faulthandler`, which needs no lock, ends it.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import subprocess
@@ -18,14 +19,15 @@ from pathlib import Path
 from trainer import cluster
 
 _POLL_SECONDS = 0.2
+_SECONDS_TO_SAY_IT = 5
 
 
 @contextmanager
 def ended_after(seconds: float) -> Iterator[None]:
     """Ends this process, one of those that TF_CONFIG names, where the block takes longer.
 
-    It ends by SIGKILL, as TensorFlow holds SIGTERM while it waits, after a sentence on stderr that
-    names the workers that are missing. So nothing may have been written yet that could be lost.
+    Its exit code is 1 then, after a sentence on stderr that names the workers that are missing.
+    Nothing may have been written yet that could be lost.
     """
     # Python would see Ctrl-C only after the wait.
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -33,13 +35,17 @@ def ended_after(seconds: float) -> Iterator[None]:
         [sys.executable, "-m", "trainer.start_watch", f"{seconds:g}"],
         cwd=Path(__file__).parents[1],
         stdin=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is not for it.
     )
-    try:
-        yield
-    finally:
-        watch.kill()
-        watch.wait()
-        signal.signal(signal.SIGINT, before)
+    with open(os.devnull, "w") as nowhere:
+        faulthandler.dump_traceback_later(seconds + _SECONDS_TO_SAY_IT, exit=True, file=nowhere)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+            watch.kill()
+            watch.wait()
+            signal.signal(signal.SIGINT, before)
 
 
 def _watch(seconds: float) -> None:
@@ -54,10 +60,7 @@ def _watch(seconds: float) -> None:
         f"error: Not all workers started within {seconds:g} s (--start_timeout); missing: "
         f"{missing}.",
         file=sys.stderr,
-        flush=True,
     )
-    if os.getppid() == worker:
-        os.kill(worker, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -195,7 +195,7 @@ def test_two_workers_are_one_device_whatever_befalls_them(
 @pytest.mark.parametrize("index", [0, 1])
 def test_a_worker_that_never_starts_is_named(flags, start, tmp_path, index):
     job = start([*flags(tmp_path / "run"), "--start_timeout=5"], started=[index])
-    assert job.wait(index, seconds=120) == -signal.SIGKILL
+    assert job.wait(index, seconds=120) == 1
     missing = 1 - index
     assert job.said(index) == [
         "error: Not all workers started within 5 s (--start_timeout); missing: "
@@ -204,7 +204,7 @@ def test_a_worker_that_never_starts_is_named(flags, start, tmp_path, index):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("limit", "code"), [(1, -signal.SIGKILL), (60, 3)])
+@pytest.mark.parametrize(("limit", "code"), [(1, 1), (60, 3)])
 def test_only_a_wait_that_is_too_long_ends_the_process(limit, code):
     """Also one that keeps Python's lock, as TensorFlow's may."""
     addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
@@ -212,7 +212,7 @@ def test_only_a_wait_that_is_too_long_ends_the_process(limit, code):
 import ctypes, sys
 from trainer import start_watch
 with start_watch.ended_after({limit}):
-    ctypes.PyDLL(None).usleep(3_000_000)
+    ctypes.PyDLL(None).usleep(9_000_000)
 sys.exit(3)
 """
     started = time.monotonic()
