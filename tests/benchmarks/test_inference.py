@@ -71,7 +71,7 @@ def test_small_restated_in_pytorch_has_the_same_parameters():
     )
     model = config.model
     theirs = Ladder(
-        19, 48, model.head_channels, model.bins, model.align_corners, model.input_upsampling
+        19, 32, model.head_channels, model.bins, model.align_corners, model.input_upsampling
     )
     assert sizes(theirs.parameters()) == sizes(ours.model.trainable_variables)
 
