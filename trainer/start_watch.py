@@ -26,8 +26,9 @@ _SECONDS_TO_SAY_IT = 5
 def ended_after(seconds: float) -> Iterator[None]:
     """Ends this process, one of those that TF_CONFIG names, where the block takes longer.
 
-    Its exit code is 1 then, after a sentence on stderr that names the workers that are missing.
-    Nothing may have been written yet that could be lost.
+    The exit code is 1 then, after a sentence on stderr that names the workers that are missing.
+    Nothing may have been written yet that could be lost. In the block Ctrl-C ends the process at
+    once, so it must be the main thread's.
     """
     # Python would see Ctrl-C only after the wait.
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
