@@ -27,6 +27,7 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
+from benchmarks.exact_labels import read_exact
 from model import metrics
 from pipeline import cli, pairs, synthesize
 from pipeline.errors import UserError
@@ -103,15 +104,9 @@ def _real(pairs_dir: str, labels_dir: str) -> list[Picture]:
     for path in sorted(Path(pairs_dir).glob("*")):
         if not pairs.is_image_name(path.name):
             continue
-        labels = Path(labels_dir) / f"{path.stem}.png"
-        truth = cv2.imread(str(labels), cv2.IMREAD_UNCHANGED) if labels.is_file() else None
-        if truth is None:
-            raise UserError(f"There are no exact labels for {path}: {labels} cannot be read.")
         data = path.read_bytes()
         photo, mask = pairs.split_pair(pairs.decode_image(data), "left")
-        if truth.shape != mask.shape[:2]:
-            raise UserError(f"{labels} is of shape {truth.shape}; the mask is {mask.shape[:2]}.")
-        found.append((data, photo, truth))
+        found.append((data, photo, read_exact(labels_dir, path.name, mask.shape[:2])))
     if not found:
         raise UserError(f"--pairs {pairs_dir!r} holds no pairs.")
     return found

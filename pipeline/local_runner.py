@@ -73,9 +73,10 @@ def _lifeline() -> Iterator[Path]:
 
 
 def _command(lifeline: Path) -> str:
-    # `exec`, so that the shell does not stand between the worker and its parent.
+    # Ctrl-C is the job's to handle, also while Python starts in the worker. `exec`, so that the
+    # shell does not stand between the worker and its parent.
     command = [sys.executable, "-m", "pipeline.local_worker", str(os.getpid()), str(lifeline)]
-    return f"exec {shlex.join(command)}"
+    return f"trap '' INT; exec {shlex.join(command)}"
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import signal
 import sys
 import threading
 import time
@@ -12,7 +11,6 @@ import time
 
 def main(job: int, lifeline: str) -> None:
     """Works until the job, its parent process, is done or gone or has deleted `lifeline`."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the job's to handle
     threading.Thread(target=_end_with, args=(job, lifeline), daemon=True).start()
     with open(os.devnull, "w") as nowhere:
         # Whatever goes wrong is told to the job, which says it once; Beam would print it here too,

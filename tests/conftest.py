@@ -51,7 +51,7 @@ def records_dir(pairs_dir, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def many_pairs(pairs_dir, tmp_path_factory) -> Path:
-    """Enough pairs for a job of about a second, as links to a few."""
+    """Enough pairs for a job of some seconds, as links to a few."""
     folder = tmp_path_factory.mktemp("many")
     for path in pairs_dir.rglob("*.jpg"):
         (folder / path.parent.name).mkdir(exist_ok=True)

@@ -478,8 +478,7 @@ class TestFaults:
     def started(self, many_pairs, output_dir, *flags):
         """The command, running, with its staging folder already there."""
         command = [sys.executable, "-m", "pipeline.preprocess", f"--input_dir={many_pairs}"]
-        command += [f"--output_dir={output_dir}", "--num_shards=20", "--label_recovery=nearest"]
-        command += flags
+        command += [f"--output_dir={output_dir}", "--num_shards=20", *flags]
         process = subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             start_new_session=True, preexec_fn=_heed_ctrl_c,
@@ -501,7 +500,8 @@ class TestFaults:
         self, many_pairs, tmp_path, run_command
     ):
         flags = [f"--input_dir={many_pairs}", f"--output_dir={tmp_path / 'records'}"]
-        with self.started(many_pairs, tmp_path / "records") as process:
+        quick = "--label_recovery=nearest"
+        with self.started(many_pairs, tmp_path / "records", quick) as process:
             os.killpg(process.pid, signal.SIGSTOP)  # It must not end before the second has looked.
             second = run_command("pipeline.preprocess", *flags, "--num_shards=3", "--overwrite")
             os.killpg(process.pid, signal.SIGCONT)
@@ -513,12 +513,29 @@ class TestFaults:
     @pytest.mark.parametrize("workers", [1, 2])
     def test_ctrl_c_ends_it_in_a_word(self, many_pairs, tmp_path, workers):
         with self.started(many_pairs, tmp_path / "records", f"--num_workers={workers}") as process:
-            time.sleep(random.uniform(0, 0.3 if workers == 1 else 2))
+            time.sleep(random.uniform(0, 1 if workers == 1 else 2))
             os.killpg(process.pid, signal.SIGINT)  # as a terminal does
             said, errors = process.communicate(timeout=20)
         done = subprocess.CompletedProcess([], process.returncode, said, errors)
         assert_refused(done, "error: Interrupted.", exit_code=130)
         assert not (tmp_path / "records").exists()
+
+    def test_workers_heed_no_ctrl_c_not_even_while_python_starts(
+        self, pairs_dir, tmp_path, run_command
+    ):
+        (tmp_path / "sitecustomize.py").write_text(
+            "import os, signal, sys\n"
+            "if 'pipeline.local_worker' in sys.orig_argv:\n"
+            "    open(os.path.join(os.path.dirname(__file__), f'{os.getpid()}.worker'), 'x')\n"
+            "    os.kill(os.getpid(), signal.SIGINT)\n"
+        )
+        flags = [f"--input_dir={pairs_dir}", f"--output_dir={tmp_path / 'records'}"]
+        done = run_command(
+            "pipeline.preprocess", *flags, "--num_workers=2", "--label_recovery=nearest",
+            env={**os.environ, "PYTHONPATH": str(tmp_path)}, preexec_fn=_heed_ctrl_c,
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, "")
+        assert len(list(tmp_path.glob("*.worker"))) == 2
 
     @pytest.mark.parametrize("wait", [0, 1.2])
     def test_a_killed_worker_ends_the_job_in_a_sentence(self, many_pairs, tmp_path, wait):
