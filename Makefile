@@ -4,7 +4,6 @@ BIN := .venv/bin
 DEMO ?= demo
 FLINK := .build/flink
 TORCH := .build/torch
-SPLITS := $(DEMO)/pairs/train $(DEMO)/pairs/val
 
 .DELETE_ON_ERROR:
 .PHONY: demo test test-data test-training test-slow test-flink test-torch lint lock clean

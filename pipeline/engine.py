@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 
 import apache_beam as beam
+from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 from pipeline import cluster_runner, local_runner
@@ -16,7 +17,7 @@ from pipeline.errors import UserError
 
 
 def beam_options(num_workers: int, arguments: Sequence[str]) -> PipelineOptions:
-    """Beam's options; on this machine a flag that Beam does not know is an error.
+    """Beam's options, also for its file systems; here a flag that Beam does not know is an error.
 
     Args:
       num_workers: Processes on this machine, or what the cluster's runner makes of it.
@@ -39,6 +40,7 @@ def beam_options(num_workers: int, arguments: Sequence[str]) -> PipelineOptions:
         if not argument.startswith("-"):
             raise UserError(f"Unexpected argument {argument!r}; flags are written --name=value.")
         raise UserError(f"There is no flag {argument.split('=')[0]}. (--help lists the flags.)")
+    FileSystems.set_options(options)  # some stores want them before there is a pipeline
     return options
 
 

@@ -31,6 +31,11 @@ def is_local(path: str) -> bool:
     return FileSystems.get_scheme(path) is None
 
 
+def absolute(path: str) -> str:
+    """A folder, file or pattern under the one name that all workers and later jobs know it by."""
+    return os.path.abspath(path) if is_local(path) else path.rstrip("/")
+
+
 def pattern_below(folder: str, pattern: str) -> str:
     """What Beam matches for a pattern below a folder; ``**`` goes through sub-folders."""
     return FileSystems.join(glob.escape(folder), pattern)
@@ -59,6 +64,18 @@ def match_files(folder: str, pattern: str) -> list[FileMetadata]:
         FileMetadata(f.path.replace("\\", "/"), f.size_in_bytes, f.last_updated_in_seconds)
         for f in match.metadata_list
     ]
+
+
+def linked_folders(folder: str) -> list[str]:
+    """Links to folders below a local one, which Beam does not follow; elsewhere there are none."""
+    if not is_local(folder):
+        return []
+    return sorted(
+        path
+        for parent, names, _ in os.walk(folder)
+        for path in (os.path.join(parent, name) for name in names)
+        if os.path.islink(path)
+    )
 
 
 def list_files(folder: str, pattern: str) -> list[str]:
@@ -106,8 +123,8 @@ def check_written(path: str, expected: str) -> None:
 
 
 def temporary_name(path: str) -> str:
-    """A name that nobody else writes to, in the same folder."""
-    return f"{path}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
+    """A name that nobody else writes to, in the same folder; one that no disk finds too long."""
+    return f"{path[: path.rfind('/') + 1]}{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
 
 
 def write_whole(path: str, data: bytes) -> None:
@@ -121,7 +138,7 @@ def write_whole(path: str, data: bytes) -> None:
 def rename(source: str, destination: str) -> None:
     """Renames a file; one that already has the new name is replaced."""
     if not is_local(destination) and FileSystems.exists(destination):
-        delete_files([destination])  # HDFS would refuse
+        delete_files([destination])  # some stores would refuse
     FileSystems.rename([source], [destination])
 
 

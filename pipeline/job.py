@@ -93,7 +93,7 @@ def run(options: JobOptions, beam_arguments: Sequence[str] = ()) -> DatasetInfo:
         )
     beam_options = engine.beam_options(options.num_workers, beam_arguments)
     palette = load_palette(options.palette)
-    folders, images = _find_splits(options.input_dir)
+    folders, images = _find_splits(files.absolute(options.input_dir))
     num_pairs = {split: len(found) for split, found in images.items()}
     convert = transforms.ConvertOptions(
         name=options.name,
@@ -157,8 +157,10 @@ def load_palette(name: str) -> Palette:
 def _find_splits(input_dir: str) -> tuple[dict[str, str], dict[str, list[FileMetadata]]]:
     """The folder of each split, and the images in it."""
     try:
-        found = files.match_files(input_dir.rstrip("/"), "**")
-    except BeamIOError as error:
+        found = files.match_files(input_dir, "**")
+        for link in files.linked_folders(input_dir):
+            found += files.match_files(link, "**")
+    except (BeamIOError, ValueError) as error:
         raise pairs.InputError(f"--input_dir {input_dir!r} cannot be read: {error}.") from error
     if not found:
         raise pairs.InputError(f"--input_dir {input_dir!r} is missing or empty.")
@@ -169,8 +171,18 @@ def _find_splits(input_dir: str) -> tuple[dict[str, str], dict[str, list[FileMet
     for file in found:
         folder = file.path.rpartition("/")[0]
         if folder in images and pairs.is_image_name(file.path):
+            _check_name(file.path)
             images[folder].append(file)
     return folders, {split: images[folder] for split, folder in folders.items()}
+
+
+def _check_name(path: str) -> None:
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise pairs.InputError(
+            f"The file name {path!r} is not UTF-8, and no key of a record; rename the file."
+        ) from error
 
 
 def _shards_per_split(num_pairs: dict[str, int], num_shards: int | None) -> dict[str, int]:

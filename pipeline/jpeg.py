@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 from PIL import Image, JpegImagePlugin
 
+from pipeline.pairs import TruncatedImage
+
 _SUBSAMPLINGS = {
     (1, 1): "4:4:4",
     (2, 1): "4:4:0",
@@ -69,7 +71,10 @@ def _nearest_quality(luma_steps: bytes) -> int:
 
 
 def read_coding(header: Image.Image) -> Coding | None:
-    """How an image was coded, by its header alone; None where it is no YCbCr JPEG.
+    """How an image was coded, by its header alone.
+
+    None where it is no JPEG of YCbCr, or its two planes of chroma are not coded alike, each at a
+    whole part of the luma's resolution.
 
     Args:
       header: The image as Pillow opens it; its pixels are not looked at.
@@ -78,10 +83,14 @@ def read_coding(header: Image.Image) -> Coding | None:
         return None
     if header.info.get("adobe_transform") == 0:  # stored as RGB
         return None
-    (_, luma_h, luma_v, luma_table), (_, chroma_h, chroma_v, chroma_table), _ = header.layer
+    luma, blue, red = (layer[1:] for layer in header.layer)
+    (luma_h, luma_v, luma_table), (chroma_h, chroma_v, chroma_table) = luma, blue
+    tables = header.quantization
+    known = luma_table in tables and chroma_table in tables
+    if blue != red or luma_h % chroma_h or luma_v % chroma_v or not known:
+        return None
     steps = [
-        np.array(header.quantization[table], np.int32).reshape(8, 8)
-        for table in (luma_table, chroma_table)
+        np.array(tables[table], np.int32).reshape(8, 8) for table in (luma_table, chroma_table)
     ]
     return Coding(steps[0], steps[1], (luma_v // chroma_v, luma_h // chroma_h))
 
@@ -128,6 +137,9 @@ def decode_planes(data: bytes, coding: Coding) -> Planes:
     Args:
       data: The file's bytes.
       coding: What `read_coding` says of them.
+
+    Raises:
+      TruncatedImage: Where the pixels are not all there.
     """
     full = _decode(data, 1)
     height, width, _ = full.shape
@@ -148,4 +160,8 @@ def _decode(data: bytes, reduction: int) -> np.ndarray:
     with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
         width, height = image.size
         image.draft("YCbCr", (max(width // reduction, 1), max(height // reduction, 1)))
+        try:
+            image.load()
+        except OSError as error:  # of what OpenCV lets pass, such as a damaged end marker
+            raise TruncatedImage(f"the {width}x{height} image is broken: {error}") from error
         return np.asarray(image)

@@ -134,11 +134,15 @@ class LabelPhotos(beam.PTransform):
 
 
 def size_of(path: str) -> tuple[int, int]:
-    """Width and height of a photo as it is stored; zeros where it cannot be told."""
+    """Width and height of a photo as it is stored; zeros where it is none.
+
+    Raises:
+      OSError: Where the file cannot be read.
+    """
     for limit in (_HEADER_BYTES, pairs.MAX_FILE_BYTES):
         try:
             return pairs.read_header(files.read_bounded(path, limit), pairs.PHOTO_MODES).size
-        except (pairs.BadPair, OSError):
+        except pairs.BadPair:
             continue
     return 0, 0
 
@@ -159,8 +163,9 @@ def _summary_path(staging: Staging, part: Part) -> str:
 class _ReadPhotos(beam.DoFn):
     """Reads the photos of a part, unless it is finished.
 
-    A part is finished where there is a summary of its photos and each file that was written for
-    them has the summary's checksum.
+    A file that cannot be read ends the job: its photo may be a good one when the job goes on. A
+    part is finished where there is a summary of its photos and each file that was written for them
+    has the summary's checksum.
     """
 
     def __init__(self, staging: Staging, options: LabelOptions) -> None:
@@ -182,7 +187,7 @@ class _ReadPhotos(beam.DoFn):
             self._read.inc()
             try:
                 read.pixels[photo.key] = read_photo(photo.path, self._options.max_pixels)
-            except (pairs.BadPair, OSError) as error:
+            except pairs.BadPair as error:
                 self._bad.inc()
                 read.bad.append(BadPhotoEntry(photo.key, type(error).__name__, str(error)))
         yield read, list(read.pixels.values())

@@ -125,8 +125,9 @@ def _noticing_deaths(lifeline: Path) -> Iterator[None]:
 
 def os_error_in(text: str) -> OSError | None:
     """The last error of the operating system that a text tells of."""
-    found = re.findall(r"\[Errno (\d+)\] [^'\[\n]*(?:'([^'\n]+)')?", text)
+    quoted = r"""'[^'\n]+'|"[^"\n]+\""""
+    found = re.findall(rf"\[Errno (\d+)\] ([^:'\"\[\n]*)(?:: ({quoted}))?", text)
     if not found:
         return None
-    number, path = int(found[-1][0]), found[-1][1] or None
-    return OSError(number, os.strerror(number), path)
+    number, reason, path = found[-1]
+    return OSError(int(number), reason.strip() or os.strerror(int(number)), path[1:-1] or None)

@@ -108,6 +108,8 @@ def replacing(
         with suppress(BeamIOError):  # a worker that outlives its job may be quicker
             files.delete_files(files.list_files(staging.work, f"*{files.TEMPORARY_SUFFIX}"))
         yield staging
+        # Hours may have passed, and others know nothing of the lock.
+        _check_replaceable(output_dir, overwrite, _stagings(incomplete), contents)
         _publish(staging.records, output_dir, replaced, contents)
         files.delete_folder(folder)
 

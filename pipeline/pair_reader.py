@@ -139,4 +139,4 @@ def _coding_name(mask: ColorMask) -> str:
     """The kind of the file that a mask was cut from."""
     if mask.coding:
         return f"JPEG {mask.coding.quality} {mask.coding.subsampling}"
-    return "PNG" if mask.file.startswith(b"\x89PNG") else "JPEG of RGB"
+    return "PNG" if mask.file.startswith(b"\x89PNG") else "other JPEG"

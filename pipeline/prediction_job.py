@@ -76,11 +76,9 @@ def run(
     started = time.monotonic()
     beam_options = engine.beam_options(options.num_workers, beam_arguments)
     _check_tensorflow(beam_options)
-    # One spelling, whatever was given: workers may have another working directory, and the same
-    # job is known by it.
-    saved_model = _absolute(options.saved_model).rstrip("/")
+    saved_model = files.absolute(options.saved_model)
     palette, model_files = _find_model(saved_model)
-    pattern = _absolute(options.input_pattern)  # as Beam gives the paths of what matches
+    pattern = files.absolute(options.input_pattern)  # as Beam gives the paths of what matches
     root = folder_of(pattern)
     _check_apart(options.output_dir, pattern, root)
     found = _find_photos(pattern, root)
@@ -131,10 +129,6 @@ def run(
     seconds = time.monotonic() - started
     print(_closing_words(labelled, bad, options.output_dir, seconds))
     return len(labelled), bad
-
-
-def _absolute(path: str) -> str:
-    return os.path.abspath(path) if files.is_local(path) else path
 
 
 def _check_tensorflow(beam_options: PipelineOptions) -> None:
@@ -206,8 +200,14 @@ def _find_photos(pattern: str, root: str) -> list[FileMetadata]:
     """
     try:
         (match,) = FileSystems.match([pattern])
-    except BeamIOError as error:
+    except (BeamIOError, ValueError) as error:
         raise PredictionJobError(f"--input_pattern {pattern!r} cannot be read: {error}.") from error
+    if "**" in pattern and (links := files.linked_folders(root)):
+        logging.warning(
+            "Links to folders are not followed: %d are left out, the first %r.",
+            len(links),
+            links[0],
+        )
     found = [file for file in match.metadata_list if pairs.is_image_name(file.path)]
     if not found:
         raise PredictionJobError(

@@ -17,6 +17,13 @@ from trainer.whole_file import write_whole
 
 _KEPT = {"latest": 2, "best": 1}
 
+_REFUSALS = (
+    tf.errors.PermissionDeniedError,
+    tf.errors.ResourceExhaustedError,
+    tf.errors.UnavailableError,
+    tf.errors.UnknownError,  # an input or output error
+)
+
 
 class Checkpoints:
     """The latest checkpoints of a run, and the best one.
@@ -90,7 +97,8 @@ class Checkpoints:
                 with run_folder.damage_as_run_error(paths[-1]):
                     self._checkpoint.restore(paths[-1]).assert_consumed()
             except RunError as error:
-                if len(paths) == 1:
+                # What a disk refuses for now may be whole, and must not be deleted.
+                if len(paths) == 1 or isinstance(error.__cause__, _REFUSALS):
                     raise
                 print(f"{error} The one before it is used.", file=sys.stderr)
                 paths.pop()

@@ -290,6 +290,7 @@ PRESETS = {
         ),
         steps=30_000,
         batch_size=16,
+        data=Augmentation(color_strength=0.0),
         optimizer=OptimizerConfig(
             name="sgd", learning_rate=0.01, head_rate_factor=10.0, warmup_steps=0
         ),
@@ -440,7 +441,8 @@ def leaves(config: Config) -> dict[str, Any]:
     return dict(_leaves(dataclasses.asdict(config)))
 
 
-_HARMLESS = ("evaluation_batch_size", "log_every", "pictures")
+HARMLESS = ("evaluation_batch_size", "log_every", "pictures")
+"""Fields that may be others when a run goes on; not so of workers that train together."""
 
 
 def differences(first: Config, second: Config) -> list[str]:
@@ -449,5 +451,5 @@ def differences(first: Config, second: Config) -> list[str]:
     return [
         f"{name}: {value}, {theirs[name]}"
         for name, value in leaves(first).items()
-        if value != theirs[name] and name not in _HARMLESS
+        if value != theirs[name] and name not in HARMLESS
     ]

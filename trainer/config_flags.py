@@ -40,6 +40,13 @@ def configuration(values: Mapping[str, Any] | None = None) -> Config:
     return config_lib.override_all(config, changes, ", ".join(sources))
 
 
+def is_given(name: str, value: Any) -> bool:
+    """Whether a field is set, by its own flag, whose value that is, or by --set."""
+    return value is not None or name in (
+        config_lib.parse_assignment(text)[0] for text in _SET.value
+    )
+
+
 def _read(path: str) -> Config:
     try:
         with open(path, encoding="utf-8") as file:

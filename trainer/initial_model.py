@@ -19,6 +19,7 @@ from trainer.config import Config
 
 _NOT_IN_SHAPES = (
     "output_stride", "first_block_dilation", "normalization", "align_corners", "atrous_rates",
+    "input_upsampling",
 )  # fmt: skip
 """Of the configuration of a network: what its weights were trained for and do not show."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -23,6 +24,11 @@ class Muon(keras.optimizers.Muon):
     factor is of Liu et al., "Muon is Scalable for LLM Training", 2025, section 2.2.
     """
 
+    def __init__(self, learning_rate: Any, weight_decay: float) -> None:
+        # Keras 3.12, the last for Python 3.10, has other defaults, and one decay for all.
+        super().__init__(learning_rate, weight_decay=weight_decay, adam_lr_ratio=1, ns_steps=5)
+        self.adam_weight_decay = weight_decay
+
     def _should_use_adamw(self, variable: Any) -> bool:
         shape = tuple(variable.shape)
         return len(shape) < 2 or shape[-1] == 1 or shape[-2] <= 3 or is_of_classes(variable.path)
@@ -31,9 +37,13 @@ class Muon(keras.optimizers.Muon):
         """All singular values of the kernel, as a matrix, made about 1; of the kernel's shape."""
         return tf.reshape(super().zeropower_via_newtonschulz5(_matrix(x), steps), x.shape)
 
-    def lr_adjust(self, x: Any) -> Any:
-        """The kernel's update times 0.2 sqrt(longer side) of the matrix."""
-        return tf.reshape(super().lr_adjust(_matrix(x)), x.shape)
+    def _muon_update_step(self, gradient: Any, variable: Any, lr: Any, m: Any = None) -> None:
+        """Also Keras 3.12's, whose factor of the update is another one."""
+        momentum = self.adam_momentums[variable.path] if m is None else m
+        self.assign_add(momentum, gradient + momentum * (self.momentum - 1))
+        step = self.zeropower_via_newtonschulz5(gradient + self.momentum * momentum, self.ns_steps)
+        longer = max(math.prod(variable.shape[:-1]), variable.shape[-1])
+        self.assign_sub(variable, lr * step * (0.2 * longer**0.5))
 
 
 def _matrix(kernel: Any) -> tf.Tensor:

@@ -110,9 +110,7 @@ def _keras_optimizer(
     if config.name == "sgd":
         return keras.optimizers.SGD(schedule, momentum=config.momentum)
     if config.name == "muon":
-        optimizer = Muon(
-            schedule, weight_decay=config.weight_decay, adam_weight_decay=config.weight_decay
-        )
+        optimizer = Muon(schedule, weight_decay=config.weight_decay)
     else:
         optimizer = keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay)
     optimizer.exclude_from_weight_decay(var_names=list(_NOT_DECAYED))

@@ -47,8 +47,6 @@ def prepare(model_dir: str, config: Config, info: DatasetInfo) -> None:
     Raises:
       RunError: Where it belongs to others.
     """
-    if "://" in model_dir:
-        raise RunError(f"--model_dir must be a local folder. Received: {model_dir!r}.")
     folder = epath.Path(model_dir)
     if folder.exists() and not folder.is_dir():
         raise RunError(f"--model_dir {model_dir!r} is a file; name a folder.")
@@ -78,10 +76,13 @@ def held(model_dir: str) -> Iterator[None]:
     Raises:
       RunError: Where another process holds it.
     """
+    path = os.path.join(model_dir, CONFIG_FILE)
     # For writing, though nothing is: NFS locks nothing else.
-    with open(os.path.join(model_dir, CONFIG_FILE), "r+") as file:
+    with open(path, "r+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                raise BlockingIOError("another process prepared the folder at the same time")
         except BlockingIOError as error:
             raise RunError(
                 f"Another process trains in {model_dir!r}. Wait for it, or name another "
@@ -196,8 +197,11 @@ def last_checkpoint(model_dir: str, kind: str) -> str | None:
     """The last ``best`` or ``latest`` checkpoint of a run; None before the first.
 
     Raises:
-      RunError: Where the list of them is damaged; TensorFlow would take it for none.
+      RunError: Where the folder is not on a local disk, or the list of them is damaged; TensorFlow
+        would take that for none.
     """
+    if "://" in model_dir:
+        raise RunError(f"--model_dir must be a local folder. Received: {model_dir!r}.")
     folder = checkpoint_folder(model_dir, kind)
     listing = os.path.join(folder, "checkpoint")
     with damage_as_run_error(listing):

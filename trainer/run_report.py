@@ -97,9 +97,7 @@ def gather(model_dir: str, data_dir: str | None = None) -> RunReport:
       UserError: Where run, records and checkpoint do not fit together.
     """
     config, info = run_folder.load(model_dir)
-    known = info.data_dir
-    if data_dir is None and known is not None and (epath.Path(known) / INFO_FILE).exists():
-        data_dir = known
+    data_dir = data_dir or _own_records(info)
     return RunReport(
         name=os.path.basename(os.path.abspath(model_dir)),
         config=config,
@@ -108,6 +106,15 @@ def gather(model_dir: str, data_dir: str | None = None) -> RunReport:
         validation=curves.read_all(model_dir, "validation"),
         measurement=None if data_dir is None else _measure(model_dir, data_dir, config),
     )
+
+
+def _own_records(info: DatasetInfo) -> str | None:
+    """The folder that a run was trained on, if there are records of its classes still."""
+    folder = info.data_dir
+    if folder is None or not (epath.Path(folder) / INFO_FILE).exists():
+        return None
+    same = dataset_info.load_info(folder).palette.entries == info.palette.entries
+    return folder if same else None
 
 
 def _measure(model_dir: str, data_dir: str, config: Config) -> Measurement:

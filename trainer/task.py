@@ -72,7 +72,7 @@ def configure(data_dir: str) -> Config:
             "optimizer.learning_rate": _LEARNING_RATE.value,
         }
     )
-    if _STEPS.value is not None and _EPOCHS.value is not None:
+    if _EPOCHS.value is not None and config_flags.is_given("steps", _STEPS.value):
         raise UserError("--steps and --epochs say the same thing twice; give one of them.")
     info = dataset_info.load_info(data_dir)
     examples = info.split(config.train_split).num_records

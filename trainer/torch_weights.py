@@ -30,8 +30,9 @@ _TRAINED_WITH: dict[str, dict[str, Any]] = {
         "first_block_dilation": "after",
         "normalization": "imagenet",
         "align_corners": True,
+        "input_upsampling": (1, 1),
     },
-    "torchvision": {"normalization": "imagenet"},
+    "torchvision": {"normalization": "imagenet", "input_upsampling": (1, 1)},
 }
 """What the arrays do not show, but were trained for."""
 _HEADS = {"head": "cls", "auxiliary": "aux"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import zlib
 from contextlib import ExitStack
 from typing import Any
 
@@ -16,6 +17,7 @@ from pipeline.dataset_info import DatasetInfo
 from pipeline.errors import UserError
 from pipeline.input_fn import RecordReader, training_dataset
 from trainer import backbone_weights, distribution, gauges, initial_model, run_folder
+from trainer import config as config_lib
 from trainer.checkpoints import Checkpoints
 from trainer.config import Config
 from trainer.evaluation import Evaluator
@@ -88,6 +90,7 @@ def train(
                 stack.enter_context(run_folder.held(model_dir))
             checkpoints = Checkpoints(model_dir, learner.state, writes=chief)
             first_step = checkpoints.restore()
+        _check_same_everywhere(config, strategy)
         if profile and profile[0] <= first_step:
             # The same command goes on with a run, whatever it has recorded by then.
             if chief:
@@ -142,6 +145,22 @@ def _check_batch(config: Config, strategy: tf.distribute.Strategy) -> None:
         raise TrainingError(
             "XLA compiles for one replica only, as replicas add up their sums in the middle of a "
             f"step: leave jit_compile out. Received: {replicas} replicas."
+        )
+
+
+def _check_same_everywhere(config: Config, strategy: tf.distribute.Strategy) -> None:
+    """Raises a `TrainingError` where workers have other values than this one.
+
+    Of those that `run_folder.prepare` lets pass: the workers would wait for each other for ever, or
+    take other parts of the validation split than their own.
+    """
+    own = np.array([zlib.crc32(config.to_json().encode())], np.int64)
+    if distribution.worker_total(strategy, own) != distribution.num_workers(strategy) * own:
+        values = config_lib.leaves(config)
+        received = ", ".join(f"{name}={values[name]}" for name in config_lib.HARMLESS)
+        raise TrainingError(
+            "Workers that train together need the same flags, and another one has others. "
+            f"Received here: {received}."
         )
 
 

@@ -240,7 +240,7 @@ class Sweep:
                 last = line.strip() or last
         code = self._process.returncode
         # One that was asked to stop ends with 0 too, but only a finished one has exported.
-        finished = code == 0 and (folder / "export").exists()
+        finished = code == 0 and any((folder / "export").glob("[0-9]*"))
         failed = not finished and self._asked is None
         outcome = Outcome(
             minutes=before + (time.monotonic() - started) / 60,

@@ -247,6 +247,41 @@ class TestInputs:
         expected = np.array([[0, 1], [255, 255]]).repeat(8, 0).repeat(8, 1)
         np.testing.assert_array_equal(record.label, expected)
 
+    def test_a_split_that_is_a_link_is_read_too(self, pairs_dir, records_dir, tmp_path):
+        (tmp_path / "pairs").mkdir()
+        shutil.copytree(pairs_dir / "val", tmp_path / "pairs" / "val")
+        (tmp_path / "pairs" / "train").symlink_to(pairs_dir / "train")
+        run(tmp_path / "pairs", tmp_path / "records", num_shards=2)
+        for name, data in files(records_dir).items():
+            if ".tfrecord-" in name:
+                assert (tmp_path / "records" / name).read_bytes() == data
+
+    def test_a_folder_is_the_same_whatever_its_spelling(self, pairs_dir, tmp_path, monkeypatch):
+        """What is held here is what the workers get, which may have another working directory."""
+        known = []
+
+        def fingerprint(facts, found):
+            known.append([file.path for file in found])
+            raise UserError("enough")
+
+        monkeypatch.setattr(job, "fingerprint", fingerprint)
+        odd = tmp_path / "data[1]"
+        shutil.copytree(pairs_dir, odd)
+        monkeypatch.chdir(tmp_path)
+        for folder in (odd, "data[1]", "./data[1]/"):
+            with pytest.raises(UserError, match="enough"):
+                run(folder, tmp_path / "records")
+        assert len(known) == 3 and len(set(map(tuple, known))) == 1
+        assert len(known[0]) == 31 and known[0][0].startswith(f"{odd}/")
+
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_a_name_that_is_not_utf8_is_told(self, pairs_dir, tmp_path, run_command, workers):
+        copy = shutil.copytree(pairs_dir, tmp_path / "pairs")
+        os.rename(copy / "val" / "1.jpg", os.fsencode(copy / "val") + b"/stra\xdfe.jpg")
+        flags = [f"--input_dir={copy}", f"--output_dir={tmp_path / 'records'}"]
+        done = run_command("pipeline.preprocess", *flags, f"--num_workers={workers}")
+        assert_refused(done, "stra\\udcdfe.jpg' is not UTF-8", "rename the file")
+
     def test_folders_with_odd_names(self, pairs_dir, records_dir, tmp_path):
         odd = tmp_path / "a [1]*? é"
         shutil.copytree(pairs_dir, odd / "pairs")
@@ -366,7 +401,7 @@ class TestRefusals:
             ("--max_bad_fraction=1.5", ["--max_bad_fraction"], 2),
             ("--no_such_flag=1", ["There is no flag --no_such_flag"], 1),
             ("--temp_location", ["--temp_location", "expected one argument"], 1),
-            ("--input_dir=nowhere", ["'nowhere' is missing or empty"], 1),
+            ("--input_dir=nowhere", ["nowhere' is missing or empty"], 1),
         ],
     )
     def test_a_wrong_flag_is_named(self, pairs_dir, tmp_path, run_command, flag, words, exit_code):

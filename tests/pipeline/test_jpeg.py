@@ -59,6 +59,16 @@ def test_what_has_no_chroma_has_no_such_coding(data):
     assert read_coding(data) is None
 
 
+@pytest.mark.parametrize(
+    "factors", [(0x11, 0x22, 0x22), (0x31, 0x21, 0x21), (0x22, 0x11, 0x21), (0x21, 0x11, 0x12)]
+)
+def test_chroma_finer_than_luma_or_unlike_is_no_such_coding(factors):
+    data = bytearray(encode(smooth(16, 16)))
+    start = data.index(b"\xff\xc0") + 10  # of the frame header's three times (id, factors, table)
+    data[start + 1 : start + 9 : 3] = factors
+    assert read_coding(bytes(data)) is None
+
+
 @pytest.mark.parametrize("size", [(32, 48), (33, 47), (17, 16), (1, 1), (2, 3)])
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
 def test_planes_are_those_that_were_encoded(size, subsampling):

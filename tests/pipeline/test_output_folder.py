@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import shutil
 
 import pytest
 from apache_beam.io.filesystem import BeamIOError, FileMetadata, FileSystem
@@ -228,6 +229,22 @@ def test_where_the_last_rename_fails_the_old_records_are_back(tmp_path):
     with pytest.raises(OSError), replacing(output_dir, True, FINGERPRINT) as staging:
         os.rmdir(staging.records)
     assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_appears_while_the_job_works_is_not_deleted(tmp_path, overwrite):
+    output_dir = tmp_path / "records"
+    with (
+        pytest.raises(OutputFolderError, match=r"Name another|name another"),
+        replacing(str(output_dir), overwrite, FINGERPRINT) as staging,
+    ):
+        files.write_whole(f"{staging.records}/{INFO_FILE}", b"1")
+        output_dir.mkdir()
+        (output_dir / "thesis.txt").write_bytes(b"of somebody else")
+    assert tree(output_dir) == {"thesis.txt": b"of somebody else"}
+    shutil.rmtree(output_dir)
+    with replacing(str(output_dir), overwrite, FINGERPRINT) as staging:
+        assert files.read_bounded(f"{staging.records}/{INFO_FILE}") == b"1"
 
 
 def test_killed_between_two_renames_the_old_records_are_still_there(tmp_path):

@@ -9,6 +9,7 @@ from PIL import Image
 from pipeline import synthesize
 from pipeline.labels import UnknownColors
 from pipeline.pair_reader import PairReader, SingleColor, SwappedHalves
+from pipeline.pairs import BadPair
 from pipeline.palette import CITYSCAPES, IGNORE_LABEL, Entry, Palette
 
 PHOTO, LABELS = synthesize.draw_scene(synthesize.scene_rng(0, "train", 1), 64)
@@ -57,7 +58,24 @@ def test_a_jpeg_says_how_it_was_coded(readers, quality, subsampling):
 
 def test_a_jpeg_without_chroma_is_called_so(readers):
     data = encoded(PHOTO, mask_of(LABELS), "JPEG", keep_rgb=True, quality=95)
-    assert readers["left"](data).coding == "JPEG of RGB"
+    assert readers["left"](data).coding == "other JPEG"
+
+
+@pytest.mark.parametrize("subsampling", ["4:2:0", "4:4:4"])
+def test_a_damaged_jpeg_is_read_or_refused(readers, subsampling):
+    """By both decoders: OpenCV's of the pixels, Pillow's of luma and chroma."""
+    data = synthesize.encode_pair(PHOTO, LABELS, 75, subsampling)
+    rng = np.random.default_rng(0)
+    refusals = []
+    for places in [[-1], [-2, -1], [-3], *(rng.integers(0, len(data), (200, 3)).tolist())]:
+        damaged = bytearray(data)
+        for place in places:
+            damaged[place] ^= 1 << rng.integers(8)
+        try:
+            readers["left"](bytes(damaged))
+        except BadPair as error:
+            refusals.append(error)
+    assert 10 < len(refusals) < 190
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG"])

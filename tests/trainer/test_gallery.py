@@ -192,10 +192,18 @@ def test_names_from_outside_are_only_text(report):
     assert "".join(page.text).count("<script>") >= 8
 
 
-def test_without_records_there_are_curves_and_the_card(trained_run, report, tmp_path):
+@pytest.mark.parametrize("now", ["nothing", "other classes"])
+def test_without_records_there_are_curves_and_the_card(
+    trained_run, records_dir, report, tmp_path, now
+):
     folder = shutil.copytree(trained_run.folder, tmp_path / "run")
     path = folder / dataset_info.INFO_FILE
     path.write_text(path.read_text().replace(report.info.data_dir, str(tmp_path / "moved")))
+    if now == "other classes":
+        shutil.copytree(records_dir, tmp_path / "moved")
+        described = tmp_path / "moved" / dataset_info.INFO_FILE
+        described.write_text(described.read_text().replace('"road"', '"street"'))
+        assert "street" in dataset_info.load_info(str(tmp_path / "moved")).palette.class_names
     elsewhere = run_report.gather(str(folder))
     assert elsewhere.measurement is None
     page = Page(run_page.as_page(elsewhere))

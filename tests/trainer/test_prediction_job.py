@@ -209,23 +209,23 @@ def test_the_same_model_is_the_same_job_whatever_its_spelling(
     assert len(known) == 4 and len(set(known)) == 1
 
 
-def test_a_photo_that_cannot_be_opened_is_listed(trained_run, photos, tmp_path, monkeypatch):
-    """As root may open anything, its path leads nowhere by the time it is read."""
+@pytest.mark.parametrize("step", ["size_of", "read_photo"])
+def test_a_disk_that_fails_ends_the_job_which_goes_on_when_it_is_back(
+    trained_run, photos, predicted, tmp_path, monkeypatch, step
+):
+    """As root may open anything, a photo's path leads nowhere when it is read."""
 
-    def read_photo(path, max_pixels):
-        gone = path.replace("1.jpg", "gone.jpg")
-        return really_read(gone, max_pixels)
+    def fail(path, *arguments):
+        return really_read(path.replace("train/1.jpg", "train/gone.jpg"), *arguments)
 
-    really_read = label_photos.read_photo
-    monkeypatch.setattr(label_photos, "read_photo", read_photo)
-    labelled, bad = run(trained_run, photos / "val", tmp_path / "out")
-    assert labelled == 1
-    assert [(entry.photo, entry.error) for entry in bad] == [
-        ("1.jpg", "FileNotFoundError"), ("half.jpg", "TruncatedImage"),
-    ]  # fmt: skip
-    assert "No such file or directory" in bad[0].reason
-    assert lines(tmp_path / "out" / "bad_photos.jsonl")[0]["photo"] == "1.jpg"
-    assert not (tmp_path / "out" / "1_ids.png").exists()
+    really_read = getattr(label_photos, step)
+    with monkeypatch.context() as patch, pytest.raises(FileNotFoundError) as caught:
+        patch.setattr(label_photos, step, fail)
+        run(trained_run, photos, tmp_path / "out")
+    assert caught.value.filename == str(photos / "train" / "gone.jpg")
+    assert not (tmp_path / "out").exists()
+    run(trained_run, photos, tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(predicted)
 
 
 class TestGoingOn:

@@ -20,12 +20,13 @@ from model.losses import IGNORE_LABEL, CrossEntropy
 from model.networks import Network
 from pipeline import dataset_info
 from trainer import config as config_lib
-from trainer import distribution, training
+from trainer import distribution, run_folder, training
 from trainer.config import OptimizerConfig
 from trainer.optimizer import Optimizer
 from trainer.run_folder import RunError
 from trainer.step import make_step
 from trainer.training import TrainingError
+from trainer.whole_file import write_whole
 
 CLASSES, SIZE, BATCH, STEPS = 5, 24, 4, 3
 AUXILIARY_WEIGHT = 0.4
@@ -448,6 +449,37 @@ def test_the_checkpoint_before_a_damaged_one_is_used(
     steps = {path.stem for path in (folder / "checkpoints").glob("*.index")}
     assert steps == {"ckpt-3", "ckpt-6"}
     assert_same_state(short_run.folder, folder)
+
+
+def test_a_checkpoint_that_cannot_be_read_for_now_is_kept(
+    short_run, records_dir, tmp_path, monkeypatch
+):
+    """As of a disk that is away; here root may read anything."""
+    folder = shutil.copytree(short_run.folder, tmp_path / "run")
+
+    def refuse(self, path):
+        raise tf.errors.UnavailableError(None, None, "Stale file handle")
+
+    before = sorted((folder / "checkpoints").iterdir())
+    monkeypatch.setattr(tf.train.Checkpoint, "restore", refuse)
+    with pytest.raises(RunError, match=r"checkpoints/ckpt-6' .*Stale file handle"):
+        train(short_run.config, records_dir, folder)
+    assert sorted((folder / "checkpoints").iterdir()) == before
+
+
+def test_of_two_that_prepare_a_folder_at_once_one_trains(
+    short_run, records_dir, tmp_path, monkeypatch
+):
+    folder = shutil.copytree(short_run.folder, tmp_path / "run")
+
+    def lock(file, operation):
+        write_whole(folder / run_folder.CONFIG_FILE, short_run.config.to_json())  # the other does
+        really_lock(file, operation)
+
+    really_lock = fcntl.flock
+    monkeypatch.setattr(fcntl, "flock", lock)
+    with pytest.raises(RunError, match="Another process trains in"):
+        train(short_run.config, records_dir, folder)
 
 
 def test_where_all_checkpoints_are_damaged_it_is_said(

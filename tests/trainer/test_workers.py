@@ -45,14 +45,21 @@ def free_ports(count):
 class Job:
     """Two workers, or those of them that are started."""
 
-    def __init__(self, flags, log_dir, started=(0, 1)):
+    def __init__(self, flags, log_dir, started=(0, 1), more=((), ())):
         addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
         log_dir.mkdir()
         self._logs = {index: log_dir / f"{index}.txt" for index in started}
         self.addresses = addresses
         self.processes = {
             index: subprocess.Popen(
-                [sys.executable, "-m", "trainer.task", "--strategy=multi_worker", *flags],
+                [
+                    sys.executable,
+                    "-m",
+                    "trainer.task",
+                    "--strategy=multi_worker",
+                    *flags,
+                    *more[index],
+                ],
                 cwd=ROOT,
                 env={**os.environ, "TF_CONFIG": tf_config(addresses, index)},
                 stdout=subprocess.DEVNULL,
@@ -232,6 +239,18 @@ sys.exit(3)
     assert ended.stderr == (said if limit == 1 else "")
     # stderr is closed only when the watch has ended as well.
     assert time.monotonic() - started < 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("other", ["log_every=3", "evaluation_batch_size=2"])
+def test_workers_with_other_flags_are_told(start, flags, tmp_path, other):
+    """Of those that may change when a run goes on."""
+    job = start(flags(tmp_path / "run"), more=[[], [f"--set={other}"]])
+    assert [job.wait(0), job.wait(1)] == [1, 1]
+    name, _, value = other.partition("=")
+    assert job.said(1)[-1].startswith("error: Workers that train together need the same flags")
+    assert f"{name}={value}" in job.said(1)[-1]
+    assert f"{name}={value}" not in job.said(0)[-1]
 
 
 TWO = ["a:1", "b:2"]
