@@ -129,7 +129,13 @@ class CrossEntropy:
     where w is the weight of the pixel's class, 1 without `class_weights`. All valid pixels count,
     or, with ``ohem_threshold``, those that are hard for the head itself; see `hard_pixels`.
 
-    Reference: Zhao et al. 2017, section 3.3, where the share is 0.4.
+    Weights shape what is learned, not what is predicted. Weighted cross-entropy is least where the
+    odds of two classes are the true ones times those of their weights, so that rare classes are
+    found where they are not; so ``ce`` is taken of the logits plus log w of each class, which leaves
+    the logits of the true odds.
+
+    Reference: Zhao et al. 2017, section 3.3, where the share is 0.4; Elkan, "The Foundations of
+    Cost-Sensitive Learning", IJCAI 2001, theorem 2, on the odds.
 
     Args:
       auxiliary_weight: The share; it is of no effect on a network without the auxiliary head.
@@ -189,6 +195,9 @@ class CrossEntropy:
     def _term(
         self, logits: tf.Tensor, labels: tf.Tensor, valid: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
+        if self.class_weights is not None:
+            # A class of weight 0 is never the truth.
+            logits += tf.constant(np.log([w or 1.0 for w in self.class_weights]), logits.dtype)
         per_pixel = cross_entropy(logits, labels)
         if self.ohem_threshold:
             # By the truth alone: with a smoothed one, no pixel has a loss near 0.

@@ -257,7 +257,7 @@ _SMALL = Config(
         width_multiplier=0.5,
         head_channels=64,
     ),
-    loss=LossConfig(auxiliary_weight=0.0, class_weights="fourth_root"),
+    loss=LossConfig(auxiliary_weight=0.0, class_weights="sqrt"),
     optimizer=OptimizerConfig(name="muon", learning_rate=6e-3),
 )
 

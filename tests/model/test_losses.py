@@ -98,6 +98,35 @@ def test_hard_pixels_are_their_formula(threshold, min_kept):
         assert float(counts[i]) == sum(numbers)
 
 
+WEIGHTS = [0.25, 1.0, 4.0, 0.0]
+
+
+def test_class_weights_are_those_of_the_formula():
+    outputs, labels = random_outputs({"logits": 4}), random_labels()
+    labels = np.where(labels == 3, 255, labels)
+    (loss,), (count,) = CrossEntropy(class_weights=WEIGHTS).loss(outputs, labels)
+    logits = outputs["logits"].numpy().astype(np.float64) + np.log([0.25, 1.0, 4.0, 1.0])
+    log_shares = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    valid = labels != 255
+    truth = labels[valid].astype(int)
+    weights = np.take(WEIGHTS, truth)
+    expected = -(weights * log_shares[valid][np.arange(len(truth)), truth]).sum()
+    np.testing.assert_allclose(np.sum(loss), expected, rtol=1e-5)
+    np.testing.assert_allclose(np.sum(count), weights.sum(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+def test_the_loss_is_least_at_the_true_shares_whatever_the_weights(weights):
+    labels = np.repeat([0, 1, 2], [60, 30, 10]).astype(np.uint8).reshape(1, 10, 10)
+    # The last class never occurs; of the weights it has none.
+    logits = tf.Variable(np.log([0.6, 0.3, 0.1, 1e-12]), dtype=tf.float32)
+    with tf.GradientTape() as tape:
+        outputs = {"logits": tf.broadcast_to(logits, [1, 10, 10, 4])}
+        losses, counts = CrossEntropy(class_weights=weights).loss(outputs, labels)
+        loss = tf.reduce_sum(losses) / tf.reduce_sum(counts)
+    np.testing.assert_allclose(tape.gradient(loss, logits), 0, atol=1e-6)
+
+
 def test_smoothed_labels_leave_the_same_pixels_hard():
     outputs, labels = random_outputs(CASES[0][1]), random_labels()
     outputs["logits"] *= 10  # some pixels are sure of the truth, some far from it
