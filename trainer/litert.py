@@ -35,7 +35,6 @@ from trainer.inference import Scorer
 from trainer.run_folder import reason
 from trainer.saved_model import CONFIG_ASSET, open_folder
 
-QUANTIZATIONS = ("none", "dynamic", "int8")
 LABELS_FILE = "labels.txt"
 DESCRIPTION_FILE = "litert.json"
 
@@ -181,7 +180,7 @@ def convert(module: Any, quantize: str, calibration: Sequence[np.ndarray] = ()) 
 
     Args:
       module: What ``tf.saved_model.load`` gives.
-      quantize: Of `QUANTIZATIONS`.
+      quantize: Of `MIN_SAME_IDS`.
       calibration: Photos that int8's ranges are taken from, uint8 [H_i, W_i, 3] each.
 
     Raises:

@@ -22,7 +22,7 @@ from pipeline.input_fn import (
 from pipeline.options import Augmentation
 from pipeline.palette import CITYSCAPES
 
-NUM_TRAIN, NUM_VAL = 24, 7
+NUM_TRAIN = 24
 SMALL = Augmentation(crop_size=24)
 PASTING = Augmentation(crop_size=24, paste_rate=0.5)
 SIZES = [(20, 30), (40, 16), (33, 33), (8, 12), (40, 30)]

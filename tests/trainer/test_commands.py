@@ -252,7 +252,7 @@ def test_a_slip_in_other_flags(folders, run_command, module, flags, code, parts)
     assert_one_sentence(result, code, *parts)
 
 
-def test_what_only_the_folders_show_is_a_sentence_too(folders, run_command, tmp_path):
+def test_what_only_the_folders_show_is_a_sentence_too(folders, run_command):
     cases = [
         ("evaluate", "--model_dir={root}/empty --data_dir={records}", ["holds no run"]),
         ("export", "--model_dir={root}/nowhere", ["holds no run", "nowhere"]),

@@ -58,7 +58,7 @@ def test_files_lie_beside_the_saved_model_and_nothing_else_does(folder, exported
     }
 
 
-@pytest.mark.parametrize("quantize", litert.QUANTIZATIONS)
+@pytest.mark.parametrize("quantize", litert.MIN_SAME_IDS)
 def test_photos_of_any_number_and_size_get_the_saved_models_classes(
     module, exported, batch, quantize
 ):
