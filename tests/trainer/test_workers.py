@@ -165,7 +165,9 @@ def test_two_workers_are_one_device_whatever_befalls_them(
         expected = final_state(folder)
         assert expected.keys() == found.keys()
         for name, value in expected.items():
-            np.testing.assert_allclose(found[name], value, atol=1e-5, rtol=1e-5, err_msg=name)
+            # A momentum is a sum of some ten gradients, and its rounding one of theirs.
+            atol = 3e-5 if name.startswith("optimizer/") else 1e-5
+            np.testing.assert_allclose(found[name], value, atol=atol, rtol=1e-5, err_msg=name)
         # Of the same weights all count the same, to the last pixel.
         assert scores_at_start(folder, scalars) == scores_at_start(whole, scalars)
 
