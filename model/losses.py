@@ -131,8 +131,8 @@ class CrossEntropy:
 
     Weights shape what is learned, not what is predicted. Weighted cross-entropy is least where the
     odds of two classes are the true ones times those of their weights, so that rare classes are
-    found where they are not; so ``ce`` is taken of the logits plus log w of each class, which leaves
-    the logits of the true odds.
+    found where they are not. So ``ce`` is taken of the logits plus log w of each class, which
+    leaves the logits of the true odds; hard pixels, too, are found by that ``ce``.
 
     Reference: Zhao et al. 2017, section 3.3, where the share is 0.4; Elkan, "The Foundations of
     Cost-Sensitive Learning", IJCAI 2001, theorem 2, on the odds.
