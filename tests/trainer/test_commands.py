@@ -190,7 +190,6 @@ GOOD = "--data_dir={records} --model_dir={run} "
         (GOOD + "--config={root}/broken.json", 1, ["broken.json", "not JSON"]),
         (GOOD + "--set=train_split=test", 1, ["'test'", "train, val"]),
         (GOOD + "--set=validation_split=test", 1, ["'test'", "train, val"]),
-        ("--model_dir=s3://b/run --data_dir={records}", 1, ["local folder", "'s3://b/run'"]),
         ("--model_dir={run} --data_dir={root}/nowhere", 1, ["no records folder", "nowhere"]),
         ("--model_dir={run} --data_dir={root}/file", 1, ["no records folder", "file"]),
         ("--model_dir={run} --data_dir={root}/empty", 1, ["empty", "records_info.json"]),
