@@ -219,7 +219,7 @@ def test_written_must_equal_read(pairs_dir, tmp_path, run_command, workers):
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
     )
     assert done.returncode == 1
-    assert "error: Input/output error: " in done.stderr
+    assert "error: What can be read is not what was written: " in done.stderr
     assert "tfrecord-00001-of-00002" in done.stderr
     assert not (tmp_path / "records").exists()
 

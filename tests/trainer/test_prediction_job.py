@@ -351,6 +351,7 @@ class TestRefusals:
         with pytest.raises(OSError) as caught:
             prediction_job.run(PredictionOptions(**{**options, "saved_model": str(folder)}))
         assert caught.value.filename == str(folder)
+        assert caught.value.strerror == "No SavedModel of trainer.export"
         assert not list(tmp_path.glob("out*"))
 
     @pytest.mark.parametrize("pattern", ["nowhere/**", "*.txt"])
