@@ -41,12 +41,19 @@ class RunError(UserError):
     """A run's folder that is missing, incomplete, or of another configuration."""
 
 
+def require_local(model_dir: str) -> None:
+    """Raises a `RunError` where a run is to be written to another file system than a disk's."""
+    if "://" in model_dir:
+        raise RunError(f"--model_dir must be a local folder. Received: {model_dir!r}.")
+
+
 def prepare(model_dir: str, config: Config, info: DatasetInfo) -> None:
     """Makes a run's folder, or checks that it belongs to this configuration and these records.
 
     Raises:
       RunError: Where it belongs to others.
     """
+    require_local(model_dir)
     folder = epath.Path(model_dir)
     if folder.exists() and not folder.is_dir():
         raise RunError(f"--model_dir {model_dir!r} is a file; name a folder.")
@@ -197,11 +204,8 @@ def last_checkpoint(model_dir: str, kind: str) -> str | None:
     """The last ``best`` or ``latest`` checkpoint of a run; None before the first.
 
     Raises:
-      RunError: Where the folder is not on a local disk, or the list of them is damaged; TensorFlow
-        would take that for none.
+      RunError: Where the list of them is damaged; TensorFlow would take it for none.
     """
-    if "://" in model_dir:
-        raise RunError(f"--model_dir must be a local folder. Received: {model_dir!r}.")
     folder = checkpoint_folder(model_dir, kind)
     listing = os.path.join(folder, "checkpoint")
     with damage_as_run_error(listing):

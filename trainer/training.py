@@ -60,6 +60,7 @@ def train(
     Raises:
       UserError: Where data, configuration and folder do not fit, or the loss is not finite.
     """
+    run_folder.require_local(model_dir)
     _check_batch(config, strategy)
     training_reader = RecordReader(data_dir, config.train_split)
     validation_reader = RecordReader(data_dir, config.validation_split)

@@ -470,6 +470,8 @@ def test_a_checkpoint_that_cannot_be_read_for_now_is_kept(
 def test_a_folder_that_is_not_local_is_refused(tiny_config, records_dir):
     with pytest.raises(RunError, match=r"must be a local folder. Received: 's3://bucket/run'"):
         train(tiny_config, records_dir, "s3://bucket/run")
+    with pytest.raises(RunError, match="must be a local folder"):
+        training.save_start(tiny_config, None, small_network(), "s3://bucket/run")
 
 
 def test_of_two_that_prepare_a_folder_at_once_one_trains(
